@@ -1,0 +1,134 @@
+"""How a construct is declared: one class says everything, and everything else is read from it.
+
+    class Rms(Construct):
+        '''Root-mean-square norm.  <- first line: hover, tables; the body: reference page, with the source
+        '''
+        kind = "norm"
+        eps = Number("1e-6", low=0, doc="added to the mean square before the root")
+        per = Words("none", ("none", "head"), doc="normalise the whole width, or each head by itself")
+
+        def lower(self, build, x): ...
+
+Defaults are written in the language and resolved like a user's text, so that `kinds` and the resolved spec show them.
+The construct's name is its class name in snake case unless `name` is set. A class is registered by being defined in a
+module of `moedsl.constructs` or of a package that the entry point group `moedsl.constructs` names.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting. `default` is text of the language; None makes it required; positional ones fill in order."""
+
+    default: str | None = None
+    doc: str = ""
+    positional: bool = False
+    type: ClassVar[str] = "any"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Setting):
+    """An int (`whole`) or float, with inclusive bounds; `unit` is for documentation; may admit words such as `none`,
+    `learned`; admits `phase(...)` where `phases`."""
+
+    low: float | None = None
+    high: float | None = None
+    whole: bool = False
+    unit: str = ""
+    words: tuple[str, ...] = ()
+    phases: bool = False
+    exclusive_low: bool = False
+    type: ClassVar[str] = "number"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words(Setting):
+    """One of a few words."""
+
+    choices: tuple[str, ...] = ()
+    type: ClassVar[str] = "word"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag(Setting):
+    """`true` or `false`."""
+
+    type: ClassVar[str] = "flag"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expression(Setting):
+    """A tensor expression, or (where `bare`) a recipe fed with x. `sees` names the tensors in scope, in the order in
+    which a form's expressions are evaluated; `kinds` narrows what a bare recipe may be."""
+
+    sees: tuple[str, ...] = ("x",)
+    bare: bool = False
+    words: tuple[str, ...] = ()
+    type: ClassVar[str] = "expression"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOf(Setting):
+    """A recipe of one of `kinds` (empty: any)."""
+
+    kinds: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    type: ClassVar[str] = "recipe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bank(Setting):
+    """Recipes side by side: `8 * swiglu(64)`, a recipe, `none`, or named kinds `[full = 7 * a, skip = zero]`."""
+
+    kinds: tuple[str, ...] = ()
+    words: tuple[str, ...] = ("none",)
+    type: ClassVar[str] = "bank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed(Setting):
+    """A list whose items are recipes of one of `kinds` (one item may stand without brackets), or texts."""
+
+    kinds: tuple[str, ...] = ()
+    texts: bool = False
+    words: tuple[str, ...] = ("none",)
+    type: ClassVar[str] = "list"
+
+
+class Construct:
+    """Base of every declaration. An instance is one resolved recipe: its settings are attributes.
+
+    After resolution attributes hold: int/float for Number (str for an admitted word), str for Words, bool for Flag,
+    `terms.Term` for Expression / RecipeOf, tuple[(label | None, count, term)] for Bank, tuple[terms.Recipe, ...] for
+    Listed (texts: tuple[str, ...]); `terms.Phase` stays as it is.
+    """
+
+    kind: ClassVar[str] = "stage"
+    name: ClassVar[str] = ""
+    settings: ClassVar[dict[str, Setting]] = {}
+    source: ClassVar[str] = ""  # paper, section or reference file
+    # --- traits, read by generic checks ---
+    causality: ClassVar[str] = "causal"  # causal | decodes | noncausal
+    linear_in_input: ClassVar[bool] = False
+    mixes_tokens: ClassVar[bool] = False
+
+    recipe: Any  # the terms.Recipe this instance was made from
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        own = {k: v for k, v in cls.__dict__.items() if isinstance(v, Setting)}
+        cls.settings = {**cls.settings, **own}
+
+    def check(self, at: Any, sink: Any) -> None:
+        """What bounds, types and traits cannot say about one resolved recipe. `at` is the terms.Recipe."""
+
+    def lower(self, build: Any, *inputs: Any) -> Any:
+        """Add typed nodes to the unit under construction and return the value(s)."""
+        raise NotImplementedError(self.name)

@@ -1,0 +1,189 @@
+"""The typed graph: what is computed, on what shapes, with which weights; nothing about files, classes or torch.
+
+A `Graph` is a set of `Unit`s. A unit is one body (a block, an attention, a mixture, its bank of experts, the model):
+typed nodes over values, in an order that is topological. Equal bodies are one unit, however many layers call it, so
+everything here grows with what differs, not with depth. Calls from unit to unit form a tree of places from the root;
+`Graph.places()` walks it when a question is about instances (parameters, cost, checkpoint names).
+
+Three things cross unit borders without being written in a spec, and lowering threads them:
+  ambients  values computed once at the root and handed down (rotary tables, masks, the cache): extra unit inputs;
+  taps      values handed up (routing decisions): extra unit outputs, in order of computation;
+  weights   a parameter lives in the unit that calls its op; its path is the place's path plus the node's `place`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from moedsl.source import Span
+
+if TYPE_CHECKING:
+    import networkx
+
+    from moedsl.ir.ops import Op
+
+NOWHERE = Span(0, 0)
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One axis. `letter` suffixes names in printed code; `size` is None where known only at run time (B, T, N, R).
+
+    `split`: the axes that this flat one is made of (HC = H times C), so that heads can be opened where needed.
+    `origin`: where the spec fixed the size; a shape error shows both origins.
+    """
+
+    letter: str
+    size: int | None = None
+    split: tuple[Dim, ...] = ()
+    origin: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class TensorType:
+    dims: tuple[Dim, ...]
+    dtype: str = "float"  # float (the model's) | float32 | int | bool
+
+    @property
+    def letters(self) -> str:
+        return "".join(d.letter for d in self.dims)
+
+
+@dataclass(frozen=True)
+class RecordType:
+    """A named tuple or object of the generated runtime: Routing, Dispatch, Cache, Rotary, ..."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """An edge: produced once, read by any number of nodes. `name` is what printed code calls it, without the suffix."""
+
+    name: str
+    type: TensorType | RecordType
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A weight as the spec speaks of it. `name` is "weight", "bias", or "" where the place has just one.
+
+    `shape` counts the bank's axis first (experts) where there is one. `init`: normal | zeros | ones | constant;
+    `std`/`value` belong to it. A buffer has `trainable` False and `buffer` True.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    init: str = "normal"
+    value: float = 0.02
+    trainable: bool = True
+    buffer: bool = False
+    bank: bool = False
+
+    @property
+    def size(self) -> int:
+        total = 1
+        for n in self.shape:
+            total *= n
+        return total
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation. `place` is the attribute under which its weights or its called unit live ("" for pure ops);
+    `role` is the role it plays (q, gate, score, ...); `poisoned` where an error was reported: checks stay silent."""
+
+    op: Op
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    place: str = ""
+    role: str = ""
+    span: Span = NOWHERE
+    doc: str = ""
+    poisoned: bool = False
+
+
+@dataclass(eq=False)
+class Unit:
+    """One body. `inputs` = the spec's own, then ambients; `outputs` = the spec's own, then taps.
+
+    name: the recipe's name (classes are named after it); kind: model | block | attention | moe | experts | router |
+    ffn | ...; doc: from the spec's comment; recipe: the terms.Recipe it was lowered from (None for the root);
+    bank: number of copies side by side whose weights carry a leading experts axis, else 0.
+    """
+
+    name: str
+    kind: str
+    inputs: list[Value] = field(default_factory=list)
+    ambients: list[Value] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    taps: list[Value] = field(default_factory=list)
+    doc: str = ""
+    recipe: Any = None
+    bank: int = 0
+    span: Span = NOWHERE
+
+    def producer(self, value: Value) -> Node | None:
+        return next((n for n in self.nodes if value in n.outputs), None)
+
+    def consumers(self, value: Value) -> list[Node]:
+        return [n for n in self.nodes if value in n.inputs]
+
+    @cached_property
+    def network(self) -> networkx.DiGraph:
+        """Nodes and values as a bipartite networkx graph, for analyses; built once the unit is complete."""
+        import networkx
+
+        graph = networkx.DiGraph()
+        for value in [*self.inputs, *self.ambients]:
+            graph.add_node(value, kind="input")
+        for node in self.nodes:
+            graph.add_node(node, kind="node")
+            graph.add_edges_from((value, node) for value in node.inputs)
+            graph.add_edges_from((node, value) for value in node.outputs)
+        return graph
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """An instance: `path` in the spec's words (`layer[3].sparse.router`), `module` as attributes (`layer.3.sparse.router`)."""
+
+    path: str
+    module: str
+    unit: Unit
+    parent: Place | None = None
+
+
+@dataclass(eq=False)
+class Graph:
+    """All units, callees before callers; the last one is the root (kind "model")."""
+
+    name: str
+    units: list[Unit] = field(default_factory=list)
+    model: Any = None  # the terms.Model it came from
+
+    @property
+    def root(self) -> Unit:
+        return self.units[-1]
+
+    def places(self) -> Iterator[Place]:
+        """Every instance of every unit, parents first, in order of execution."""
+        yield from _walk(Place("", "", self.root))
+
+
+def _walk(place: Place) -> Iterator[Place]:
+    yield place
+    for node in place.unit.nodes:
+        for path, module, unit in node.op.calls(node.place):
+            yield from _walk(
+                Place(_join(place.path, path), _join(place.module, module), unit, parent=place)
+            )
+
+
+def _join(parent: str, child: str) -> str:
+    return f"{parent}.{child}" if parent else child

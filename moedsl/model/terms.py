@@ -1,0 +1,254 @@
+"""Resolved expressions: names bound, kinds and types decided, layers expanded. Frozen and hashable; spans and docs
+never take part in equality, so that equal layers are equal values.
+
+A term denotes a number, word, text, list, recipe (a map from tensors to tensors, with weights of its own at each
+place) or tensor. `type_of(term)` says which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from moedsl.source import Span
+
+_NOWHERE = Span(0, 0)
+
+
+def _span() -> Span:
+    return field(default=_NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Number:
+    value: int | float
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a setting's own type: `causal`, `mean`, `none`, `true`."""
+
+    text: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Text:
+    value: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Items:
+    """`[a, b]` or `[full = a, skip = b]`: (label or None, term) pairs."""
+
+    items: tuple[tuple[str | None, Term], ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named tensor of the body one is in: `x`, `score`, a `let`, a bound parameter of a block."""
+
+    name: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Let:
+    """`let name = value` in a block, an attention, a model."""
+
+    name: str
+    value: Term
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Assign:
+    """`name = value` in a block's body; `x += f(x)` arrives as Assign("x", Arithmetic("+", Tensor("x"), ...))."""
+
+    name: str
+    value: Term
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A construct with every setting filled in (defaults too), in the construct's declared order.
+
+    name: what the spec calls it (`gqa`, `sparse`, `before_mix`; the construct's own name where inline): names classes.
+    place: the attribute it stands at (a parameter it was passed as, else `name`): names modules and paths.
+    body: statements, for blocks. bound: tensors given to a block's parameters (`decode(feed_forward, memory)`).
+    tied: identity of a `tied` declaration: equal non-empty values share one module.
+    given: names of the settings the spec wrote itself; origins: where each setting was written.
+    """
+
+    construct: str
+    name: str
+    settings: tuple[tuple[str, Term], ...] = ()
+    place: str = ""
+    body: tuple[Let | Assign, ...] = ()
+    bound: tuple[tuple[str, Term], ...] = ()
+    tied: str = ""
+    doc: str = field(default="", compare=False)
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    origins: tuple[tuple[str, Span], ...] = field(default=(), compare=False, repr=False)
+    span: Span = _span()
+
+    def setting(self, name: str) -> Term:
+        return dict(self.settings)[name]
+
+    def origin(self, name: str) -> Span:
+        """Where the setting was written; the recipe itself where it is a default."""
+        return dict(self.origins).get(name, self.span)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """`a -> b`: recipes composed."""
+
+    stages: tuple[Term, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Copies:
+    """`n * recipe`: n copies with weights of their own; in sequence in a flow, side by side in a bank.
+
+    In a flow every run of equal layers arrives as one Copies (or the bare recipe where n is 1); layers that differ
+    (`index`, `by_layer`) arrive as stages of their own.
+    """
+
+    count: int
+    recipe: Term
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Apply:
+    """`recipe(tensor, second_stream, name = tensor)` or `tensor -> recipe`."""
+
+    recipe: Term
+    inputs: tuple[Term, ...]
+    named: tuple[tuple[str, Term], ...] = ()
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """`a + b`, `a - b`, `a * b`, `a / b` of recipes (same input to both), tensors, or a tensor beside a recipe."""
+
+    operator: Literal["+", "-", "*", "/"]
+    left: Term
+    right: Term
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`phase(train = a, eval = b, decode = c)` where the three differ."""
+
+    train: Term
+    eval: Term
+    decode: Term
+    span: Span = _span()
+
+
+Term = Number | Word | Text | Items | Tensor | Recipe | Flow | Copies | Apply | Arithmetic | Phase
+
+
+def type_of(term: Term) -> str:
+    """number | word | text | list | tensor | recipe | phase"""
+    match term:
+        case Number():
+            return "number"
+        case Word():
+            return "word"
+        case Text():
+            return "text"
+        case Items():
+            return "list"
+        case Tensor() | Apply():
+            return "tensor"
+        case Recipe() | Flow() | Copies():
+            return "recipe"
+        case Arithmetic(_, left, right):
+            kinds = {type_of(left), type_of(right)}
+            return "recipe" if "recipe" in kinds else "tensor" if "tensor" in kinds else "number"
+        case Phase(train=train):
+            return type_of(train)
+
+
+# --- a resolved spec ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Input:
+    """`input tokens = ids(vocab)`."""
+
+    name: str
+    recipe: Recipe
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Output:
+    name: str
+    value: Term
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class PathPattern:
+    """`layer[i].gqa.[q, k]` spelled out to one path: parts are names or ("index", int | variable)."""
+
+    parts: tuple[str | tuple[str, int | str], ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class CheckpointEntry:
+    """`paths = "file name" -> steps`: several paths where the file tensor is split among them."""
+
+    paths: tuple[PathPattern, ...]
+    file: str
+    steps: tuple[Recipe, ...] = ()
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`checkpoint hub = huggingface(names = file, ignore = [...]) { entries }`. `settings` are the source recipe's."""
+
+    name: str
+    source: Recipe
+    entries: tuple[CheckpointEntry, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training phase, in order; `settings` as written."""
+
+    name: str
+    settings: tuple[tuple[str, Term], ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole resolved spec."""
+
+    name: str
+    settings: tuple[tuple[str, Term], ...]  # vocab, width, context and the model's own numbers (depth, ...)
+    inputs: tuple[Input, ...]
+    lets: tuple[Let, ...]
+    outputs: tuple[Output, ...]
+    checkpoints: tuple[Checkpoint, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    doc: str = ""
+    span: Span = _span()
+
+    def setting(self, name: str) -> Term | None:
+        return dict(self.settings).get(name)

@@ -1,0 +1,58 @@
+"""The spine: text in, files and diagnostics out. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from moedsl.diagnostics.model import Diagnostic, Sink
+from moedsl.source import Source
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known after the stages that ran; later ones are None or empty where an error stopped before them."""
+
+    tree: Any = None
+    model: Any = None
+    graph: Any = None
+    plan: Any = None
+    files: dict[str, str] = field(default_factory=dict)
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not any(d.severity == "error" for d in self.diagnostics)
+
+
+def check(source: Source, settings: tuple[str, ...] = (), target: str = "") -> Result:
+    """Everything up to the checked graph. `settings` are `path=expression` edits; `target` names one of several
+    models of the file (default: the last)."""
+    from moedsl.checks import CHECKS
+    from moedsl.ir.lower import lower
+    from moedsl.model.resolve import resolve
+    from moedsl.syntax.parser import parse
+
+    sink = Sink()
+    tree = parse(source, sink)
+    model = resolve(tree, source, sink, settings=settings, target=target)
+    graph = lower(model, sink) if model is not None else None
+    if graph is not None:
+        for examine in CHECKS:
+            examine(graph, sink)
+    return Result(tree, model, graph, diagnostics=sink.sorted())
+
+
+def compile(source: Source, settings: tuple[str, ...] = (), target: str = "") -> Result:
+    """Text in, the files of a standalone package out."""
+    from dataclasses import replace
+
+    from moedsl.backend.plan import plan_package
+    from moedsl.backend.render import render
+    from moedsl.rewrites import rewrite
+
+    result = check(source, settings, target)
+    if not result.ok or result.graph is None:
+        return result
+    plan = plan_package(rewrite(result.graph), source, settings)
+    return replace(result, plan=plan, files=render(plan))
