@@ -1,0 +1,227 @@
+"""What the routing files of a printed package need to know, and their rendering.
+
+A `RoutingView` holds plain values; `print_route` takes every decision that follows from them;
+the templates `templates/package/{routing,experts,kernels,reference}.py.j2` only print.
+"""
+
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from jinja2 import Environment
+
+Statistic = Literal["choices", "first", "probability", "z", "entropy"]
+
+# What the losses can ask for: the field of the printed Routing, and whether it has a gradient.
+FIELDS: dict[Statistic, tuple[str, bool]] = {
+    "choices": ("choices_SE", False),
+    "first": ("first_SE", False),
+    "probability": ("probability_SE", True),
+    "z": ("z_S", True),
+    "entropy": ("entropy_S", True),
+}
+FILES = ("routing.py", "experts.py", "reference.py", "kernels.py")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteView:
+    """One fused route: which `top_k` of `num_experts` a row takes, and with what weight.
+
+    - `order`: `score_then_choose` scores all experts and keeps the chosen scores;
+      `choose_then_score` chooses by the logits and scores the kept ones alone.
+    - `normalize` divides the kept scores by their sum plus `eps`; `scale` multiplies at the end.
+    - `bias` adds a correction to what is chosen by (the score, or the logit under
+      `choose_then_score`), never to the weight.
+    - `statistics`: what the losses and controllers of the spec read. A package prints one
+      `Routing` class, so each of its routes computes the union over them.
+    - `distribution`: the routing probability behind the statistics `probability` and `entropy`:
+      the softmax of the logits, or their sigmoids divided by the sum of these.
+    """
+
+    name: str
+    num_experts: int
+    top_k: int
+    score: Literal["softmax", "sigmoid", "identity"] = "softmax"
+    order: Literal["score_then_choose", "choose_then_score"] = "choose_then_score"
+    normalize: bool = False
+    eps: float = 0.0
+    scale: float = 1.0
+    bias: bool = False
+    statistics: tuple[Statistic, ...] = ()
+    distribution: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __post_init__(self) -> None:
+        assert self.name.isidentifier()
+        assert 1 <= self.top_k <= self.num_experts
+        assert set(self.statistics) <= set(FIELDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingView:
+    """The routing files of one package.
+
+    `header` is the provenance comment, one line with its `#`. `package` is the namespace of the
+    custom operators, so two packages can live in one process. `expert_bias` asks for
+    `grouped_linear_bias`.
+    """
+
+    header: str
+    package: str
+    routes: tuple[RouteView, ...] = ()
+    expert_bias: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.package.isidentifier()
+        names = [route.name for route in self.routes]
+        assert len(names) == len(set(names))
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The union of what the routes are asked for, in the order of the printed fields."""
+        asked = {name for route in self.routes for name in route.statistics}
+        return tuple(name for name in FIELDS if name in asked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrintedRoute:
+    """A route with every decision made: what the templates print.
+
+    `kept_softmax`: the weights are the softmax over the kept logits, without a score of the
+    others. `rank_scores`: experts are ranked by score and not by logit. `distributed`: some
+    statistic reads the routing probability. `lanes`: E rounded up to a power of two.
+    """
+
+    name: str
+    E: int
+    K: int
+    score: str
+    kept_softmax: bool
+    divide: bool
+    eps: str
+    scale: str
+    bias: bool
+    rank_scores: bool
+    distribution: str
+    distributed: bool
+    uses_softmax: bool
+    uses_sigmoid: bool
+    lanes: int
+    block_rows: int
+    summary: str
+    inputs: tuple[str, ...]
+    public_inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    output_gradients: tuple[str, ...]
+    backward_inputs: tuple[str, ...]
+
+    @property
+    def nones(self) -> str:
+        """The gradients of all inputs but the logits, as printed."""
+        return ", ".join(["None"] * (len(self.inputs) - 1))
+
+
+def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedRoute:
+    # Softmax over all divided by its kept sum: what was not chosen cancels.
+    kept_softmax = route.score == "softmax" and (
+        route.order == "choose_then_score" or (route.normalize and route.eps == 0)
+    )
+    # Without a bias scores rank as their logits do, and logits saturate later.
+    rank_scores = route.bias and route.order == "score_then_choose" and route.score != "identity"
+    distributed = not {"probability", "entropy"}.isdisjoint(statistics)
+    lanes = 1 << (route.num_experts - 1).bit_length()
+    return PrintedRoute(
+        name=route.name,
+        E=route.num_experts,
+        K=route.top_k,
+        score=route.score,
+        kept_softmax=kept_softmax,
+        divide=route.normalize and not kept_softmax,
+        eps=repr(route.eps) if route.eps else "",
+        scale="" if route.scale == 1 else repr(route.scale),
+        bias=route.bias,
+        rank_scores=rank_scores,
+        distribution=route.distribution,
+        distributed=distributed,
+        uses_softmax=(route.score == "softmax" and not kept_softmax)
+        or (distributed and route.distribution == "softmax")
+        or "z" in statistics,
+        uses_sigmoid=route.score == "sigmoid" or (distributed and route.distribution == "sigmoid"),
+        lanes=lanes,
+        block_rows=max(1, min(64, 2048 // lanes)),
+        summary=summary(route, kept_softmax, rank_scores),
+        **parameters(route, statistics),
+    )
+
+
+def parameters(route: RouteView, statistics: tuple[Statistic, ...]) -> dict[str, tuple[str, ...]]:
+    """Inputs and outputs of the forward and the backward operator of a route."""
+    logits = ("logits_NE: Tensor", *(["bias_E: Tensor"] if route.bias else []))
+    segments = ("real_N: Tensor | None", "num_sequences: int") if statistics else ()
+    defaults = ("real_N: Tensor | None = None", "num_sequences: int = 1") if statistics else ()
+    fields = [FIELDS[name] for name in statistics]
+    gradients = ["d_weight_NK", *(f"d_{field}" for field, smooth in fields if smooth)]
+    return {
+        "inputs": (*logits, *segments),
+        "public_inputs": (*logits, *defaults),
+        "outputs": ("weight_NK", "expert_NK", *(field for field, _ in fields)),
+        "output_gradients": (
+            "d_weight_NK: Tensor",
+            "_d_expert_NK: Tensor",
+            *(f"{'' if smooth else '_'}d_{field}: Tensor" for field, smooth in fields),
+        ),
+        "backward_inputs": (
+            *(f"{gradient}: Tensor" for gradient in gradients),
+            "logits_NE: Tensor",
+            "expert_NK: Tensor",
+            *segments,
+        ),
+    }
+
+
+def summary(route: RouteView, kept_softmax: bool, rank_scores: bool) -> str:
+    """The route in a sentence, broken into lines that fit a printed docstring."""
+    scores = {"softmax": "probabilities", "sigmoid": "sigmoids", "identity": "logits"}[route.score]
+    ranked = scores if rank_scores else "logits"
+    most = f"{route.top_k} largest" if route.top_k > 1 else "largest"
+    sentence = f"The {most} of {route.num_experts} {ranked}"
+    sentence += ", corrected by a bias" if route.bias else ""
+    weights = "the softmax over the kept logits" if kept_softmax else f"the {scores} of the chosen"
+    if route.normalize and not kept_softmax:
+        weights += " divided by their sum"
+        weights += f" plus {route.eps!r}" if route.eps else ""
+    weights += f", times {route.scale!r}" if route.scale != 1 else ""
+    sentence += f"; weights are {weights}."
+    return "\n    ".join(textwrap.wrap(sentence, width=81))
+
+
+def names(declared: Iterable[str]) -> tuple[str, ...]:
+    """The names of parameters: `x: Tensor` is `x`."""
+    return tuple(parameter.split(":")[0] for parameter in declared)
+
+
+def layout(opening: str, items: Iterable[str], closing: str, indent: int = 0) -> str:
+    """A call or a signature on one line of 88, else its items on a line, else one by line."""
+    margin, items = " " * indent, tuple(items)
+    joined = ", ".join(items)
+    if len(margin + opening + joined + closing) <= 88:
+        return margin + opening + joined + closing
+    if len(margin) + 4 + len(joined) <= 88:
+        return f"{margin}{opening}\n{margin}    {joined}\n{margin}{closing}"
+    listed = "".join(f"{margin}    {item},\n" for item in items)
+    return f"{margin}{opening}\n{listed}{margin}{closing}"
+
+
+def render_routing_files(view: RoutingView, environment: Environment) -> dict[str, str]:
+    """The texts of routing.py, experts.py, reference.py and kernels.py, by file name."""
+    routes = tuple(print_route(route, view.statistics) for route in view.routes)
+    context = {
+        "view": view,
+        "routes": routes,
+        "wants": view.statistics,
+        "fields": [FIELDS[name][0] for name in view.statistics],
+        "uses_softmax": any(route.uses_softmax or route.distributed for route in routes),
+        "layout": layout,
+        "names": names,
+    }
+    return {file: environment.get_template(f"package/{file}.j2").render(context) for file in FILES}
