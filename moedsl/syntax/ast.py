@@ -80,6 +80,15 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A way on from what an expression gives: `weights("folder").ffn`; parts as in `Path`."""
+
+    owner: Expr
+    parts: tuple[str | Index | Group, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True)
 class Configured:
     """`recipe { settings }`: a recipe written inline with a body."""
 
@@ -140,7 +149,7 @@ class Flow:
     span: Span = _span()
 
 
-Expr = Number | String | Path | Call | Configured | With | List | Unary | Binary | Flow
+Expr = Number | String | Path | Call | Member | Configured | With | List | Unary | Binary | Flow
 
 
 # --- statements --------------------------------------------------------------------------------

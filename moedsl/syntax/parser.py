@@ -1,0 +1,244 @@
+"""Text to tree. Many mistakes come out of one reading, each once and at its place, and with them a tree of all the
+statements that are healthy: after a mistake the parser goes back to where the statement began and on to the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from moedsl.diagnostics.model import Diagnostic, Sink
+from moedsl.resources import read_text
+from moedsl.source import Source, Span
+from moedsl.syntax import ast
+from moedsl.syntax.layout import lay_out
+from moedsl.syntax.lexer import BAD, MAX_COMPLAINTS, Lexeme, scan, scanner
+
+if TYPE_CHECKING:
+    import re
+
+    from lark import Lark
+
+_WORDS = {"on": "_ON", "with": "_WITH", "from": "FROM"}
+
+
+def parse(source: Source, sink: Sink) -> ast.File:
+    """The tree of a whole text. Never raises: what cannot be read is in the sink and not in the tree.
+
+    "heads = 32"  ->  File(Assign(targets=(Path("heads"),), operator="=", value=Number(32)))
+    """
+    from moedsl.syntax.readings import check_readings
+
+    lexemes, doc = lay_out(source, scan(source, _grammar().pattern, sink), sink)
+    statements = _read(_State("start"), lexemes, sink)
+    file = ast.File(statements or (), doc, Span(0, len(source.text), source.path))
+    check_readings(file.statements, source, sink)
+    return file
+
+
+def parse_expression(text: str, file_name: str, sink: Sink) -> ast.Expr | None:
+    """An expression by itself, as in `--set path=expression`; None where it cannot be read."""
+    from moedsl.syntax.readings import check_expression
+
+    source = Source(text, file_name)
+    lexemes, _ = lay_out(source, scan(source, _grammar().pattern, sink), sink)
+    while lexemes and lexemes[-1].type == "_NL":
+        lexemes.pop()
+    expression = _read(_State("expression"), lexemes, sink)
+    if expression is not None:
+        check_expression(expression, source, sink)
+    return expression
+
+
+# --- the grammar -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Grammar:
+    lark: Lark
+    pattern: re.Pattern[str]
+
+
+@cache
+def _grammar() -> _Grammar:
+    from lark import Lark
+
+    from moedsl.syntax.build import Build
+
+    text = read_text("grammar", "moe.lark")
+    lark = Lark(
+        text, parser="lalr", lexer="basic", start=["start", "expression"], transformer=Build()
+    )
+    terminals = {each.name: each.pattern.to_regexp() for each in lark.terminals if each.pattern}
+    return _Grammar(lark, scanner(terminals))
+
+
+class _State:
+    """Lark's parser, one lexeme at a time, that can go back."""
+
+    def __init__(self, start: str) -> None:
+        self.start = start
+        self._interactive = _grammar().lark.parse_interactive("", start=start)
+        self._state = self._interactive.parser_state
+
+    def feed(self, lexeme: Lexeme) -> Any:
+        return self._state.feed_token(lexeme, lexeme.type == "$END")  # type: ignore[arg-type]
+
+    def takes(self, kind: str) -> bool:
+        """Whether such a lexeme may come next, as far as the table of this state tells."""
+        return kind in self._state.parse_conf.states[self._state.position]
+
+    def accepts(self) -> set[str]:
+        """All that may come next, tried one by one."""
+        return self._interactive.accepts()
+
+    def mark(self) -> tuple[list[Any], list[Any]]:
+        return self._state.state_stack[:], self._state.value_stack[:]
+
+    def return_to(self, mark: tuple[list[Any], list[Any]]) -> None:
+        # The same lists stay in use: Lark keeps references to them.
+        self._state.state_stack[:], self._state.value_stack[:] = mark
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Reading:
+    """`marks`: per open body, where its present statement began: a state to return to, and an index."""
+
+    state: _State
+    lexemes: list[Lexeme]
+    sink: Sink
+    at: int = 0
+    marks: list[tuple[Any, int]] = field(default_factory=list)
+
+
+def _read(state: _State, lexemes: list[Lexeme], sink: Sink) -> Any:
+    from lark.exceptions import UnexpectedToken
+
+    reading = _Reading(state, lexemes, sink, marks=[(state.mark(), 0)])
+    while reading.at < len(lexemes) and len(sink.found) < MAX_COMPLAINTS:
+        lexeme = _worded(state, lexemes, reading.at)
+        try:
+            state.feed(lexeme)
+        except UnexpectedToken:
+            _recover(reading)
+        else:
+            _advance(reading, lexeme.type)
+    return _finish(reading)
+
+
+def _worded(state: _State, lexemes: list[Lexeme], at: int) -> Lexeme:
+    """`on`, `with` and `from` are words only where no name can stand, `import` only where a statement starts with it
+    and a name follows."""
+    lexeme = lexemes[at]
+    if lexeme.type != "NAME":
+        return lexeme
+    if lexeme.text == "import" and state.takes("IMPORT"):
+        follows = lexemes[at + 1].type if at + 1 < len(lexemes) else ""
+        return lexeme._replace(type="IMPORT") if follows in ("NAME", "STRING") else lexeme
+    word = _WORDS.get(lexeme.text)
+    if word and not state.takes("NAME") and state.takes(word):
+        return lexeme._replace(type=word)
+    return lexeme
+
+
+def _advance(reading: _Reading, kind: str) -> None:
+    reading.at += 1
+    if kind == "_NL":
+        reading.marks[-1] = (reading.state.mark(), reading.at)
+    elif kind == "LBRACE":
+        reading.marks.append((reading.state.mark(), reading.at))
+    elif kind == "RBRACE":
+        reading.marks.pop()
+
+
+def _recover(reading: _Reading) -> None:
+    """Report the lexeme that does not fit, and go to the next statement as if this one did not stand there."""
+    bad = reading.lexemes[reading.at]
+    mark, began = reading.marks[-1]
+    expected = _expected(reading, mark, began) if bad.type != BAD else set()
+    if _is_second_statement(reading, expected):
+        _split(reading)
+        return
+    reading.state.return_to(mark)
+    if bad.type != BAD:
+        reading.sink.add(_explain(reading, began, expected))
+    reading.at = _end_of_statement(reading.lexemes, reading.at)
+    reading.marks[-1] = (reading.state.mark(), reading.at)
+
+
+def _expected(reading: _Reading, mark: Any, began: int) -> set[str]:
+    """What could have stood there. Lark has reduced for the bad lexeme already, so the statement is read again."""
+    reading.state.return_to(mark)
+    for at in range(began, reading.at):
+        reading.state.feed(_worded(reading.state, reading.lexemes, at))
+    return reading.state.accepts()
+
+
+def _explain(reading: _Reading, began: int, expected: set[str]) -> Diagnostic:
+    from moedsl.syntax.slips import explain
+
+    return explain(reading.lexemes, began, reading.at, expected)
+
+
+def _is_second_statement(reading: _Reading, expected: set[str]) -> bool:
+    """Whether the lexeme starts a statement right behind the body of another."""
+    at = reading.at
+    before, bad = reading.lexemes[at - 1], reading.lexemes[at]
+    return "_NL" in expected and before.type == "RBRACE" and bad.type == "NAME"
+
+
+def _split(reading: _Reading) -> None:
+    """Read on as if the line ended there, so that both statements are kept."""
+    from moedsl.syntax.slips import two_statements
+
+    bad = reading.lexemes[reading.at]
+    reading.sink.add(two_statements(reading.lexemes, reading.at))
+    reading.state.feed(Lexeme("_NL", "", bad.span))
+    reading.marks[-1] = (reading.state.mark(), reading.at)
+
+
+def _end_of_statement(lexemes: list[Lexeme], at: int) -> int:
+    """The index behind the `_NL` that ends the statement which the lexeme at `at` is part of."""
+    depth = 0
+    while at < len(lexemes):
+        kind = lexemes[at].type
+        if kind == "LBRACE":
+            depth += 1
+        elif kind == "RBRACE" and depth == 0:
+            return at
+        elif kind == "RBRACE":
+            depth -= 1
+        at += 1
+        if kind == "_NL" and depth == 0:
+            return at
+    return at
+
+
+def _finish(reading: _Reading) -> Any:
+    from lark.exceptions import UnexpectedToken
+
+    end = reading.lexemes[-1].span.end if reading.lexemes else 0
+    file = reading.lexemes[-1].span.file if reading.lexemes else ""
+    last = Lexeme("$END", "", Span(end, end, file))
+    if len(reading.marks) > 1:
+        reading.state.return_to(reading.marks[0][0])
+    try:
+        return reading.state.feed(last)
+    except UnexpectedToken:
+        return _unfinished(reading, last)
+
+
+def _unfinished(reading: _Reading, last: Lexeme) -> Any:
+    """The end comes too early. Only an expression by itself can end so: each statement has its terminator."""
+    mark, began = reading.marks[0]
+    if reading.state.start == "start":
+        reading.state.return_to(mark)
+        return reading.state.feed(last)
+    if not reading.sink.has_errors:
+        reading.lexemes.append(last)
+        reading.at = len(reading.lexemes) - 1
+        reading.sink.add(_explain(reading, began, _expected(reading, mark, began)))
+    return None
