@@ -1,0 +1,58 @@
+# Every target does its own set-up in .venv: python3 and make are all that must be there.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Installed once per content of pyproject.toml.
+STAMP  := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test gpu bench golden clean
+
+help:
+	@echo "make demo    compile Mixtral 8x7B, then train a small variant beside a dense model (about 4 minutes)"
+	@echo "make test    lint, types and every test"
+	@echo "make setup   only the environment, in $(VENV)"
+	@echo "make bench   timings of the compiler and of printed code on this machine"
+	@echo "make gpu     print the packages and measure them on this machine's GPU"
+	@echo "make golden  rewrite tests/golden from what the compiler prints now"
+	@echo "make clean   remove what the other targets made"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moedsl needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/moedsl compile specs/mixtral_8x7b.moe -o demo/compiled
+	$(BIN)/moedsl info specs/mixtral_8x7b.moe
+	$(BIN)/moedsl try specs/mixtral_8x7b.moe $(DEMO) --seconds 120 --threads 2 -o demo
+
+# The same spec, small enough for two cores: bytes for tokens, four layers, eight experts of which two serve each token.
+DEMO := --set vocab=256 --set width=128 --set context=256 --set depth=4 \
+        --set gqa.heads=4 --set gqa.kv_heads=2 --set "gqa.q, gqa.k = linear -> rope(theta = 1e4)" \
+        --set "sparse.experts=8 * swiglu(256)"
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+gpu: $(STAMP)
+	for spec in specs/*.moe; do $(BIN)/moedsl compile $$spec -o build/gpu || exit 1; done
+	$(BIN)/python bench/gpu.py build/gpu
+	$(BIN)/python -m pytest -n 0 -m gpu
+
+bench: $(STAMP)
+	for file in bench/*.py; do case $$file in */gpu.py) ;; *) $(BIN)/python $$file || exit 1 ;; esac; done
+
+golden: $(STAMP)
+	$(BIN)/python -m pytest -n 0 -q --update-golden -k golden
+
+clean:
+	rm -rf build demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
