@@ -1,0 +1,155 @@
+"""The published families that a spec must equal: a small configuration on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """`spec` with `settings` is the same function as the transformers class `cls` with `config`."""
+
+    spec: str
+    settings: tuple[str, ...]
+    cls: str
+    config_cls: str
+    config: dict[str, Any] = field(hash=False)
+    loss: str | None = None
+
+    def reference(self):
+        """A transformers model with every parameter and buffer randomised (norms too), on unit-scale activations."""
+        import torch
+        import transformers
+
+        config = getattr(transformers, self.config_cls)(
+            **self.config, attn_implementation="eager", experts_implementation="eager"
+        )
+        torch.manual_seed(0)
+        model = getattr(transformers, self.cls)(config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 1:
+                    parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+                elif "embed" in name:
+                    parameter.normal_()
+                else:
+                    parameter.normal_(std=parameter.shape[-1] ** -0.5)
+        return model
+
+
+COMMON = dict(
+    vocab_size=97,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=128,
+    tie_word_embeddings=False,
+    bos_token_id=1,
+    eos_token_id=None,
+    pad_token_id=0,
+)
+
+MIXTRAL = Family(
+    spec="mixtral_8x7b",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=3",
+        "context=128",
+        "gqa.heads=4",
+        "gqa.kv_heads=2",
+        "sparse.experts=5 * swiglu(48)",
+    ),
+    cls="MixtralForCausalLM",
+    config_cls="MixtralConfig",
+    config=COMMON
+    | dict(
+        intermediate_size=48,
+        num_key_value_heads=2,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        router_aux_loss_coef=0.02,
+        output_router_logits=True,
+    ),
+    loss="balance",
+)
+
+QWEN3 = Family(
+    spec="qwen3_30b_a3b",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=3",
+        "context=128",
+        "gqa.heads=4",
+        "gqa.kv_heads=2",
+        "gqa.head_dim=12",
+        "sparse.experts=9 * swiglu(20)",
+        "top8.select=top_k(3)",
+    ),
+    cls="Qwen3MoeForCausalLM",
+    config_cls="Qwen3MoeConfig",
+    config=COMMON
+    | dict(
+        intermediate_size=48,
+        moe_intermediate_size=20,
+        num_key_value_heads=2,
+        head_dim=12,
+        num_experts=9,
+        num_experts_per_tok=3,
+        norm_topk_prob=True,
+        decoder_sparse_step=1,
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        router_aux_loss_coef=0.001,
+        output_router_logits=True,
+    ),
+    loss="balance",
+)
+
+OLMOE = Family(
+    spec="olmoe_1b_7b",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=3",
+        "context=128",
+        "own.heads=4",
+        "sparse.experts=7 * swiglu(24)",
+        "top8.select=top_k(3)",
+    ),
+    cls="OlmoeForCausalLM",
+    config_cls="OlmoeConfig",
+    config=COMMON
+    | dict(
+        intermediate_size=24,
+        num_key_value_heads=4,
+        num_experts=7,
+        num_experts_per_tok=3,
+        norm_topk_prob=False,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        router_aux_loss_coef=0.01,
+        output_router_logits=True,
+    ),
+    loss="balance",
+)
+
+LLAMA = Family(
+    spec="llama2_7b",
+    settings=("vocab=97", "width=32", "depth=3", "context=128", "own.heads=4", "dense=swiglu(56)"),
+    cls="LlamaForCausalLM",
+    config_cls="LlamaConfig",
+    config=COMMON
+    | dict(
+        intermediate_size=56,
+        num_key_value_heads=4,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    ),
+)
+
+FAMILIES = (MIXTRAL, QWEN3, OLMOE, LLAMA)
