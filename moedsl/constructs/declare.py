@@ -20,6 +20,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from moedsl.model import terms
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -29,6 +31,14 @@ class Setting:
     doc: str = ""
     positional: bool = False
     type: ClassVar[str] = "any"
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        """The declaration on a class; an instance holds the resolved value under the same name."""
+        return self
+
+    def value(self, term: terms.Term) -> Any:
+        """What an instance holds for a resolved term; see `Construct`."""
+        return term
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,14 @@ class Number(Setting):
     exclusive_low: bool = False
     type: ClassVar[str] = "number"
 
+    def value(self, term: terms.Term) -> Any:
+        match term:
+            case terms.Number(value):
+                return value
+            case terms.Word(text):
+                return text
+        return term
+
 
 @dataclass(frozen=True, kw_only=True)
 class Words(Setting):
@@ -53,12 +71,18 @@ class Words(Setting):
     choices: tuple[str, ...] = ()
     type: ClassVar[str] = "word"
 
+    def value(self, term: terms.Term) -> Any:
+        return term.text if isinstance(term, terms.Word) else term
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flag(Setting):
     """`true` or `false`."""
 
     type: ClassVar[str] = "flag"
+
+    def value(self, term: terms.Term) -> Any:
+        return term.text == "true" if isinstance(term, terms.Word) else term
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +98,13 @@ class Expression(Setting):
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOf(Setting):
-    """A recipe of one of `kinds` (empty: any)."""
+    """A recipe of one of `kinds` (empty: any). Where `tensors`, a named tensor may stand too (a decision). Where
+    `flows`, a flow of such recipes is one too (`groups(8) -> top_k(2)`)."""
 
     kinds: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    tensors: bool = False
+    flows: bool = False
     type: ClassVar[str] = "recipe"
 
 
@@ -89,6 +116,14 @@ class Bank(Setting):
     words: tuple[str, ...] = ("none",)
     type: ClassVar[str] = "bank"
 
+    def value(self, term: terms.Term) -> tuple[tuple[str | None, int, terms.Term], ...]:
+        match term:
+            case terms.Word():
+                return ()
+            case terms.Items(items):
+                return tuple((label, *_copies(item)) for label, item in items)
+        return ((None, *_copies(term)),)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(Setting):
@@ -98,6 +133,32 @@ class Listed(Setting):
     texts: bool = False
     words: tuple[str, ...] = ("none",)
     type: ClassVar[str] = "list"
+
+    def value(self, term: terms.Term) -> tuple[Any, ...]:
+        items = [i for _, i in term.items] if isinstance(term, terms.Items) else [term]
+        kept = [i for i in items if not isinstance(i, terms.Word)]
+        return tuple(i.value if isinstance(i, terms.Text) else i for i in kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceOf(Setting):
+    """The path of another place (`tied(embed)`); resolved to `terms.Text` with that path."""
+
+    type: ClassVar[str] = "place"
+
+    def value(self, term: terms.Term) -> Any:
+        match term:
+            case terms.Text(value):
+                return value
+            case terms.Word(text):
+                return text
+            case terms.Tensor(name) | terms.Recipe(name=name):
+                return name
+        return term
+
+
+def _copies(term: terms.Term) -> tuple[int, terms.Term]:
+    return (term.count, term.recipe) if isinstance(term, terms.Copies) else (1, term)
 
 
 class Construct:
@@ -110,6 +171,8 @@ class Construct:
 
     kind: ClassVar[str] = "stage"
     name: ClassVar[str] = ""
+    unit: ClassVar[bool] = False  # has a body of its own: lowered to a Unit, printed as a class
+    implicit: ClassVar[dict[str, str]] = {}  # places that stand in its scope by default: name -> text
     settings: ClassVar[dict[str, Setting]] = {}
     source: ClassVar[str] = ""  # paper, section or reference file
     # --- traits, read by generic checks ---
@@ -117,7 +180,12 @@ class Construct:
     linear_in_input: ClassVar[bool] = False
     mixes_tokens: ClassVar[bool] = False
 
-    recipe: Any  # the terms.Recipe this instance was made from
+    recipe: terms.Recipe  # what this instance was made from
+
+    def __init__(self, recipe: terms.Recipe) -> None:
+        self.recipe = recipe
+        for name, term in recipe.settings:
+            setattr(self, name, self.settings[name].value(term) if name in self.settings else term)
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from moedsl.constructs.declare import Construct
+from moedsl.model import terms
 
 ENTRY_POINTS = "moedsl.constructs"
 
@@ -32,6 +33,11 @@ def constructs() -> dict[str, type[Construct]]:
         assert cls.name not in found or found[cls.name] is cls, f"two constructs named {cls.name}"
         found[cls.name] = cls
     return dict(sorted(found.items()))
+
+
+def construct_of(recipe: terms.Recipe) -> Construct:
+    """The declaration at work: a resolved recipe with its settings as attributes."""
+    return constructs()[recipe.construct](recipe)
 
 
 def _load_entry_points() -> None:

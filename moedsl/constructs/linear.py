@@ -1,0 +1,59 @@
+"""Weights that multiply: linear maps, look-ups, and weights shared with another place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moedsl.constructs.declare import Construct, Flag, Number, PlaceOf
+from moedsl.ir import ops
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
+    from moedsl.ir.graph import Value
+
+
+class Linear(Construct):
+    """A matrix product along the last axis: y = x W^T (+ b).
+
+    Without a width it takes the one that its place needs: a query the heads', a router's score the number of
+    choices, the last one of a branch the stream's.
+    """
+
+    kind = "linear"
+    linear_in_input = True
+    width = Number(
+        "fitting",
+        low=1,
+        whole=True,
+        positional=True,
+        words=("fitting",),
+        doc="size of the result; `fitting` is what the place needs",
+    )
+    bias = Flag("false", doc="add a learned vector to the result")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        out = build.width_of(self.width, self.recipe.origin("width"), self.recipe.span)
+        return build.linear(x, out, bias=self.bias)
+
+
+class Embedding(Construct):
+    """A learned vector for each whole number: a look-up of rows."""
+
+    kind = "embedding"
+    vocab = Number(low=1, whole=True, positional=True, doc="how many different numbers there are")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        vocab = build.dim(self.vocab, self.recipe.origin("vocab"), letter="V")
+        width = build.width or build.model_width
+        return build.op(ops.Embedding(vocab=vocab, width=width), x, place=build.local(self.recipe))
+
+
+class Tied(Construct):
+    """A linear map with the weights of another place: `head = tied(embed)` is the embedding's transpose."""
+
+    kind = "linear"
+    linear_in_input = True
+    place = PlaceOf(positional=True, doc="the place whose weights are used")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.tied(x, self.place, self.recipe)

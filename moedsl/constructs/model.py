@@ -1,0 +1,33 @@
+"""The model itself, and what it is fed with."""
+
+from __future__ import annotations
+
+from moedsl.constructs.declare import Construct, Number
+
+
+class Model(Construct):
+    """A whole model: its sizes, its recipes and blocks, what goes in and what comes out.
+
+    `embed` and `head` stand there by default; a model that declares its own replaces them.
+    """
+
+    kind = "model"
+    unit = True
+    vocab = Number(low=1, whole=True, unit="tokens", doc="number of different tokens")
+    width = Number(low=1, whole=True, unit="channels", doc="size of the stream between layers")
+    context = Number(
+        "none",
+        low=1,
+        whole=True,
+        unit="tokens",
+        words=("none",),
+        doc="longest sequence the model was made for; `none` leaves it open",
+    )
+    implicit = {"embed": "embedding(vocab)", "head": "linear(vocab)"}
+
+
+class Ids(Construct):
+    """Token numbers: a tensor of whole numbers below `size`, one per position."""
+
+    kind = "input"
+    size = Number(low=1, whole=True, positional=True, doc="how many different numbers there are")

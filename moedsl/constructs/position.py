@@ -1,0 +1,40 @@
+"""Positions: how a query or key learns where it stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moedsl.constructs.declare import Construct, Number, Words
+from moedsl.ir import ops
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
+    from moedsl.ir.graph import Value
+
+
+class Rope(Construct):
+    """Rotary positions: channels of a head are turned in pairs, by angles that grow with the position.
+
+    Pair i turns by position * theta^(-2i / size). `halves` pairs channel i with i + size / 2 (Hugging Face files);
+    `adjacent` pairs 2i with 2i + 1 (the paper).
+    """
+
+    kind = "position"
+    source = "Su et al., 2021"
+    linear_in_input = True
+    theta = Number("1e4", low=0, exclusive_low=True, doc="base of the angles")
+    pairs = Words("halves", choices=("halves", "adjacent"), doc="which channels turn together")
+    part = Number(
+        "100%", low=0, high=1, exclusive_low=True, doc="share of a head's channels that turns; the first ones do"
+    )
+    scaling = Words("none", choices=("none",), doc="change of the angles for longer contexts")
+
+    def check(self, at: Any, sink: Any) -> None:
+        if not 0 < self.part <= 1:
+            sink.error("E0206", "`part` must be above 0% and at most 100%", at.origin("part"))
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        x = build.opened(x)
+        size = build.rotated_channels(x, self.part, self.recipe)
+        rotary = build.ambient(ops.RotaryTable(theta=float(self.theta), size=size, pairs=self.pairs))
+        return build.op(ops.Rotate(size=size, pairs=self.pairs), x, rotary)

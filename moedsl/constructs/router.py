@@ -1,0 +1,31 @@
+"""A router is algebra over named tensors: score, gate, choose, select, weigh."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moedsl.constructs.declare import Construct, Expression, RecipeOf
+from moedsl.ir import routing
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
+    from moedsl.ir.graph import Value
+
+
+class Router(Construct):
+    """Decides which experts serve a token, and with what weight.
+
+    `score` gives one number per choice, `gate` makes it what losses and weights read, `choose` is what the selection
+    ranks, `select` keeps some choices, and `weigh`, over what was kept, gives their weights.
+    """
+
+    kind = "router"
+    unit = True
+    score = Expression("linear", sees=("x",), bare=True, doc="logits, one per choice")
+    gate = Expression("score", sees=("x", "score"), doc="the score made positive: `score -> softmax` over all choices")
+    choose = Expression("gate", sees=("x", "score", "gate"), doc="what the selection ranks; larger is better")
+    select = RecipeOf(kinds=("select",), flows=True, doc="a flow of stages that keeps some of the choices")
+    weigh = Expression("gate", sees=("x", "score", "gate", "choose"), doc="weights, over what was kept")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return routing.lower_router(build, self, x)

@@ -1,0 +1,107 @@
+"""Small stages of a flow: they keep the shape of what they get."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moedsl.constructs.declare import Construct, Number, Words
+from moedsl.ir import ops
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
+    from moedsl.ir.graph import Value
+
+
+class Identity(Construct):
+    """Gives what it got. As an expert: the token itself, times its weight."""
+
+    linear_in_input = True
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return x
+
+
+class Zero(Construct):
+    """Gives nothing. As an expert: the token skips the mixture for that choice, at no cost."""
+
+    linear_in_input = True
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.op(ops.Zeros(), x)
+
+
+class Clip(Construct):
+    """Every element is kept between -limit and limit."""
+
+    limit = Number(low=0, exclusive_low=True, positional=True, doc="largest magnitude that passes")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.op(ops.Clip(limit=float(self.limit)), x)
+
+
+class SoftCap(Construct):
+    """limit * tanh(x / limit): large values flatten out smoothly."""
+
+    limit = Number(low=0, exclusive_low=True, positional=True, doc="magnitude that is approached, never reached")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.op(ops.SoftCap(limit=float(self.limit)), x)
+
+
+class Scale(Construct):
+    """Multiply by a number, or by a learned one."""
+
+    linear_in_input = True
+    factor = Number(positional=True, words=("learned",), doc="the number; `learned` is a weight that starts at one")
+    per = Words(
+        "none",
+        choices=("none", "channel", "expert"),
+        doc="a learned factor for all, for each channel, or (in `weigh`) for each expert",
+    )
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        if self.factor != "learned":
+            return build.op(ops.Scale(factor=self.factor), x)
+        place = build.local(self.recipe)
+        if self.per == "expert":
+            choices, expert = build.scope["score"], build.scope["expert"]
+            over = build.last(choices)
+            return build.op(ops.LearnedScale(over=over, chosen=True), x, expert, place=place)
+        over = build.last(x) if self.per == "channel" else None
+        return build.op(ops.LearnedScale(over=over), x, place=place)
+
+
+class Dropout(Construct):
+    """In training each element is zeroed with this probability and the others are scaled up; else nothing happens."""
+
+    rate = Number(low=0, high=1, positional=True, doc="probability to be zeroed")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.dropout(x, self.rate)
+
+
+class Float32(Construct):
+    """From here on compute in 32-bit floating point, whatever the model's precision."""
+
+    linear_in_input = True
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.op(ops.Cast(dtype="float32"), x)
+
+
+class Softmax(Construct):
+    """exp(x / temperature), divided by its sum along the last axis; computed in float32 or wider."""
+
+    temperature = Number("1", low=0, exclusive_low=True, doc="higher is flatter")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.op(ops.Softmax(temperature=float(self.temperature)), x)
+
+
+class Normalize(Construct):
+    """Divide by the sum along the last axis, so that the result sums to 1."""
+
+    eps = Number("0", low=0, doc="added to the sum")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.op(ops.Normalize(eps=float(self.eps)), x)

@@ -1,0 +1,179 @@
+"""What a model weighs and what a token costs: integers, counted on the graph before a tensor exists.
+
+How things are counted:
+
+- total: every parameter once (tied places once, buffers not at all); trainable: those that are not frozen.
+- active: what one token meets. A bank's weights count by the rows that it gets per token over its experts, so k of E
+  experts count k/E of the bank; everything else counts whole, the embedding and the head too, as published counts do.
+- FLOPs: multiply-adds as two, matrix products only, for one token, as `torch.utils.flop_counter` counts them.
+  Attention over a context of `tokens` is the whole square that the products compute, masked or not.
+- training FLOPs: three times forward, since backward makes two products of the same size for each one of forward.
+- bytes: bfloat16, for weights and for what a decoding cache keeps of each token.
+
+Costs are summed per unit and per density of rows, not per layer: a hundred equal layers are one sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from moedsl.ir.graph import Graph, Node, Unit, Value
+
+BYTES = 2  # bfloat16
+TRAINING = 3  # forward, and twice that backward
+ONE = Fraction(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum:
+    """Counts that add up. `flops` is forward, per token at the context that was asked for."""
+
+    total: int = 0
+    active: int = 0
+    trainable: int = 0
+    flops: int = 0
+    cache_bytes: int = 0
+
+    @property
+    def training_flops(self) -> int:
+        return TRAINING * self.flops
+
+    @property
+    def weight_bytes(self) -> int:
+        return BYTES * self.total
+
+    def __add__(self, other: Sum) -> Sum:
+        return Sum(
+            total=self.total + other.total,
+            active=self.active + other.active,
+            trainable=self.trainable + other.trainable,
+            flops=self.flops + other.flops,
+            cache_bytes=self.cache_bytes + other.cache_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One place of the model. `experts` is the size of the bank in it (0 where there is none), `picks` how many of
+    them serve a token (a fraction where that is an average); `parts` are the places one level below."""
+
+    path: str
+    unit: str
+    kind: str
+    sum: Sum
+    experts: int = 0
+    picks: Fraction = Fraction(0)
+    parts: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`layers`: the places of the root in order of execution, stacked layers one by one."""
+
+    name: str
+    tokens: int
+    layers: tuple[Line, ...]
+    total: Sum
+
+
+def cost(graph: Graph, tokens: int = 1) -> Cost:
+    """Count `graph`, with a context of `tokens` for what depends on it (attention)."""
+    counter = _Counter(tokens)
+    layers, _ = counter.walk(graph.root, ())
+    return Cost(graph.name, tokens, layers, sum((line.sum for line in layers), Sum()))
+
+
+Rows = tuple[Fraction, ...]
+
+
+@dataclass
+class _Counter:
+    """Walks units. Rows: how many rows of a value there are per token of the model."""
+
+    tokens: int
+    memo: dict[tuple[Unit, Rows], tuple[tuple[Line, ...], Rows]] = field(default_factory=dict)
+
+    def walk(self, unit: Unit, rows: Rows) -> tuple[tuple[Line, ...], Rows]:
+        """The unit's lines, and the rows of its outputs and taps."""
+        key = (unit, rows)
+        if key not in self.memo:
+            density: dict[Value, Fraction] = dict(
+                zip([*unit.inputs, *unit.ambients], rows, strict=False)
+            )
+            seen: set[str] = set()
+            lines = tuple(
+                line for node in unit.nodes for line in self._node(node, density, seen)
+            )
+            outputs = tuple(density.get(v, ONE) for v in [*unit.outputs, *unit.taps])
+            self.memo[key] = (lines, outputs)
+        return self.memo[key]
+
+    def _node(self, node: Node, density: dict[Value, Fraction], seen: set[str]) -> Iterator[Line]:
+        rows = tuple(density.get(v, ONE) for v in node.inputs)
+        units = [(path, unit) for path, _, unit in node.op.calls(node.place)]
+        if units:
+            results: Rows = ()
+            for path, unit in units:
+                lines, results = self.walk(unit, rows)
+                yield _line(path, unit, lines, owned=path not in seen)
+                seen.add(path)
+                rows = (*results[:1], *rows[1:])  # a stack hands its stream from layer to layer
+        else:
+            yield self._weights(node, rows, owned=node.place not in seen)
+            results = (_after(node, rows),) * len(node.outputs)
+        if node.place:
+            seen.add(node.place)
+        density.update(zip(node.outputs, results, strict=False))
+
+    def _weights(self, node: Node, rows: Rows, owned: bool) -> Line:
+        """An operation's own cost. `owned` is False where its place was counted before (a tied one)."""
+        types = [v.type for v in node.inputs]
+        density = rows[0] if rows else ONE
+        flops = node.op.flops(*types) + self.tokens * _per_position(node, types)
+        counted = Sum(flops=int(flops * density), cache_bytes=BYTES * _cached(node, types))
+        experts = 0
+        for parameter in node.op.parameters() if owned else ():
+            if parameter.buffer:
+                continue
+            experts = parameter.shape[0] if parameter.bank else experts
+            share = min(ONE, density / parameter.shape[0]) if parameter.bank else ONE
+            counted += Sum(
+                total=parameter.size,
+                active=int(parameter.size * share),
+                trainable=parameter.size * parameter.trainable,
+            )
+        picks = density if experts else Fraction(0)
+        return Line(node.place, "", type(node.op).__name__.lower(), counted, experts, picks)
+
+
+def _line(path: str, unit: Unit, parts: tuple[Line, ...], owned: bool) -> Line:
+    """The line of a unit's place. A place called twice weighs once and works twice."""
+    counted = sum((part.sum for part in parts), Sum())
+    if not owned:
+        counted = Sum(flops=counted.flops, cache_bytes=counted.cache_bytes)
+    widest = max(parts, key=lambda part: part.experts, default=None)
+    experts, picks = (widest.experts, widest.picks) if widest else (0, Fraction(0))
+    return Line(path, unit.name, unit.kind, counted, experts, picks, parts)
+
+
+# What an op may say beyond `flops`; nothing said means nothing to add.
+
+
+def _per_position(node: Node, types: list) -> int:
+    """FLOPs for each position of the context that one row looks at: `flops_per_position(*types)`."""
+    count = getattr(node.op, "flops_per_position", None)
+    return count(*types) if count else 0
+
+
+def _cached(node: Node, types: list) -> int:
+    """Numbers that a decoding cache keeps of one token: `cached(*types)`."""
+    count = getattr(node.op, "cached", None)
+    return count(*types) if count else 0
+
+
+def _after(node: Node, rows: Rows) -> Fraction:
+    """Rows of the result: as many as the densest input's, times `spread` (k where rows go to k experts, 1/k back)."""
+    spread = getattr(node.op, "spread", ONE)
+    return max(rows, default=ONE) * spread

@@ -1,0 +1,142 @@
+"""What a spec amounts to, as plain data: the rows that `moedsl info` prints and the object its JSON is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from itertools import groupby, pairwise
+from typing import Any
+
+from moedsl.ir.cost import Cost, Line, Sum, cost
+from moedsl.ir.graph import Graph
+
+_INDEX = re.compile(r"\[(\d+)\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """The counts of one place, as they are shown."""
+
+    total: int
+    active: int
+    trainable: int
+    flops: int
+    training_flops: int
+    weight_bytes: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Equal places in a row: `path` has the range (`layer[0..31]`), `counts` are those of one of them."""
+
+    path: str
+    unit: str
+    kind: str
+    count: int
+    experts: int
+    picks: float
+    counts: Counts
+    parts: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """A model in numbers. `flops` are for one token at a context of `tokens`."""
+
+    name: str
+    tokens: int
+    total: Counts
+    rows: tuple[Row, ...]
+
+    def json(self) -> dict[str, Any]:
+        """`parameters` and `flops` for who reads numbers, `layers` for who reads tables."""
+        return {
+            "name": self.name,
+            "tokens": self.tokens,
+            "parameters": {
+                "total": self.total.total,
+                "active": self.total.active,
+                "trainable": self.total.trainable,
+            },
+            "flops": {"forward": self.total.flops, "training": self.total.training_flops},
+            "bytes": {"weights": self.total.weight_bytes, "cache": self.total.cache_bytes},
+            "layers": [asdict(row) for row in self.rows],
+        }
+
+
+def info_table(graph: Graph, tokens: int = 1) -> Info:
+    counted: Cost = cost(graph, tokens)
+    return Info(
+        name=counted.name,
+        tokens=tokens,
+        total=_counts(counted.total),
+        rows=_rows(counted.layers),
+    )
+
+
+def _rows(lines: tuple[Line, ...]) -> tuple[Row, ...]:
+    """One row for all places that differ in nothing but their number; places that cost nothing are left out."""
+    equal: dict[Line, list[str]] = {}
+    for line in lines:
+        if line.path and line.sum != Sum():
+            equal.setdefault(replace(line, path=_INDEX.sub("[]", line.path)), []).append(line.path)
+    return tuple(_row(paths, line) for line, paths in equal.items())
+
+
+def _row(paths: list[str], line: Line) -> Row:
+    return Row(
+        path=", ".join(ranges(paths)),
+        unit=line.unit,
+        kind=line.kind,
+        count=len(paths),
+        experts=line.experts,
+        picks=_plain(line.picks),
+        counts=_counts(line.sum),
+        parts=_rows(line.parts),
+    )
+
+
+def _counts(counted: Sum) -> Counts:
+    return Counts(
+        total=counted.total,
+        active=counted.active,
+        trainable=counted.trainable,
+        flops=counted.flops,
+        training_flops=counted.training_flops,
+        weight_bytes=counted.weight_bytes,
+        cache_bytes=counted.cache_bytes,
+    )
+
+
+def _plain(number: Fraction) -> float:
+    return number.numerator if number.denominator == 1 else float(number)
+
+
+def ranges(paths: Iterable[str]) -> list[str]:
+    """Paths with their runs of numbers closed up: `layer[0..31].sparse`. Only the first number of a path counts."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for path in paths:
+        match = _INDEX.search(path)
+        head, tail = (path[: match.start()], path[match.end() :]) if match else (path, "")
+        found.setdefault((head, tail), []).extend([int(match[1])] if match else [])
+    return [
+        f"{head}[{run}]{tail}" if run else head
+        for (head, tail), numbers in found.items()
+        for run in (_runs(numbers) or [""])
+    ]
+
+
+def _runs(numbers: list[int]) -> list[str]:
+    """`0..3` for numbers that follow each other, `1..9 by 2` for a stride, `5` for one alone."""
+    ordered = sorted(set(numbers))
+    steps = {after - before for before, after in pairwise(ordered)}
+    if len(ordered) > 2 and len(steps) == 1 and steps != {1}:
+        return [f"{ordered[0]}..{ordered[-1]} by {steps.pop()}"]
+    found = []
+    for _, run in groupby(enumerate(ordered), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        found.append(f"{members[0]}..{members[-1]}" if len(members) > 1 else f"{members[0]}")
+    return found
