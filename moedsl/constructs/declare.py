@@ -17,7 +17,7 @@ module of `moedsl.constructs` or of a package that the entry point group `moedsl
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from moedsl.model import terms
@@ -27,7 +27,7 @@ from moedsl.model import terms
 class Setting:
     """One setting. `default` is text of the language; None makes it required; positional ones fill in order."""
 
-    default: str | None = None
+    default: str | None = field(default=None, kw_only=False)
     doc: str = ""
     positional: bool = False
     type: ClassVar[str] = "any"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from moedsl.constructs.declare import Construct, Number
 
 
@@ -23,7 +25,7 @@ class Model(Construct):
         words=("none",),
         doc="longest sequence the model was made for; `none` leaves it open",
     )
-    implicit = {"embed": "embedding(vocab)", "head": "linear(vocab)"}
+    implicit: ClassVar[dict[str, str]] = {"embed": "embedding(vocab)", "head": "linear(vocab)"}
 
 
 class Ids(Construct):
