@@ -1,0 +1,140 @@
+"""Graph -> Plan: every decision about the printed package. Templates only print what stands here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import moedsl
+from moedsl.backend.card import CardView, plan_card
+from moedsl.backend.header import header
+from moedsl.backend.imports import ImportSet
+from moedsl.backend.naming import identifier
+from moedsl.backend.plan_classes import ClassView, Names, name_classes, plan_class
+from moedsl.backend.plan_lines import call_lines
+from moedsl.backend.plan_model import plan_model
+from moedsl.backend.plan_views import plan_routing, plan_runtime
+from moedsl.backend.plan_words import docstring, legend
+from moedsl.backend.routing_view import RoutingView
+from moedsl.backend.runtime_view import RuntimeView
+from moedsl.ir.graph import Graph
+from moedsl.source import Source
+
+
+@dataclass(frozen=True)
+class OutputView:
+    """What `forward` gives back."""
+
+    doc: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """model.py, top to bottom."""
+
+    header: str
+    doc: tuple[str, ...]
+    imports: tuple[tuple[str, ...], ...]
+    output: OutputView
+    classes: tuple[ClassView, ...]
+
+
+@dataclass(frozen=True)
+class ExportsView:
+    """__init__.py"""
+
+    header: str
+    doc: tuple[str, ...]
+    imports: tuple[str, ...]
+    exported: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    package: str
+    model: ModelView
+    exports: ExportsView
+    card: CardView
+    routing: RoutingView | None
+    runtime: RuntimeView
+
+
+def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -> Plan:
+    first_line = header(source, settings, moedsl.__version__)
+    package = identifier(graph.name)
+    names = Names(name_classes(graph))
+    classes = tuple(plan_class(unit, names) for unit in graph.units[:-1])
+    root = plan_model(graph, names)
+    model = ModelView(
+        first_line,
+        docstring("\n\n".join(part for part in (summary(graph), legend(graph)) if part), 0),
+        names.imports.blocks(),
+        plan_output(graph),
+        (*classes, root),
+    )
+    routing = plan_routing(graph, first_line, package)
+    runtime = plan_runtime(graph, first_line)
+    exports = plan_exports(first_line, graph, names, routing, runtime)
+    card = plan_card(graph, source, settings, package, names)
+    return Plan(package, model, exports, card, routing, runtime)
+
+
+def summary(graph: Graph) -> str:
+    return graph.root.doc.strip() or f"The model {graph.name}."
+
+
+def plan_output(graph: Graph) -> OutputView:
+    outputs = [f"{value.name}: Tensor" for value in graph.root.outputs]
+    doc = "What a forward gives back."
+    fields = (*outputs, "losses: dict[str, Tensor]", "routing: dict[str, Routing]")
+    return OutputView(docstring(doc, 1), fields)
+
+
+def plan_exports(
+    first_line: str, graph: Graph, names: Names, routing: RoutingView | None, runtime: RuntimeView
+) -> ExportsView:
+    """Imports of what users call, and `__all__`."""
+    imports = ImportSet()
+    imports.name(".model", names.classes[graph.root], "Output")
+    if routing is not None and routing.routes:
+        imports.name(".routing", "Routing")
+    if runtime.state is not None and runtime.state.cache:
+        imports.name(".state", "Cache")
+    if runtime.generation is not None:
+        imports.name(".generation", "generate")
+    lines = tuple(line for block in imports.blocks() for line in block)
+    exported = sorted(imports.local_names, key=_exported_order)
+    quoted = [f'"{name}"' for name in exported]
+    return ExportsView(
+        first_line,
+        docstring(summary(graph), 0),
+        lines,
+        call_lines("__all__ = [", quoted, "]", brackets=False),
+    )
+
+
+def _exported_order(name: str) -> tuple[bool, str]:
+    return name.islower(), name
+
+
+def dump_plan(plan: Plan) -> str:
+    """The plan as text: each view model's fields, one a line."""
+    return "\n".join(_dump(plan, 0)) + "\n"
+
+
+def _dump(value: Any, depth: int) -> list[str]:
+    pad = "  " * depth
+    lines = []
+    for field in dataclasses.fields(value):
+        content = getattr(value, field.name)
+        items = content if isinstance(content, tuple) else (content,)
+        if items and all(dataclasses.is_dataclass(item) for item in items):
+            for item in items:
+                lines += [f"{pad}{field.name}: {type(item).__name__}", *_dump(item, depth + 1)]
+        elif isinstance(content, tuple) and content and all(isinstance(i, str) for i in content):
+            lines += [f"{pad}{field.name}:", *(f"{pad}  | {line}".rstrip() for line in content)]
+        else:
+            lines.append(f"{pad}{field.name} = {content!r}")
+    return lines

@@ -1,0 +1,286 @@
+"""The root class: what runs once around the layers, how weights start, what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moedsl.backend.naming import attribute
+from moedsl.backend.plan_classes import (
+    BODY,
+    MEMBER,
+    ClassView,
+    Method,
+    Names,
+    annotation,
+    annotation_imports,
+    attributes,
+    input_name,
+    parameter_name,
+)
+from moedsl.backend.plan_lines import STEP, WIDTH, call_lines, indented, statement_lines
+from moedsl.backend.plan_words import docstring
+from moedsl.backend.statements import Text, Writer, suffix
+from moedsl.ir.graph import Graph, Node, Parameter, Unit, Value
+from moedsl.ir.ops import Stack
+
+OPTIONAL = ("mask", "cache")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A value that the root hands out: `name` holds it (a list where a stack made it), under `paths` in the output."""
+
+    name: str
+    path: str  # "sparse", or the part before and after a layer's number
+    rest: str = ""
+    indices: tuple[int, ...] = ()
+
+
+def plan_model(graph: Graph, names: Names) -> ClassView:
+    root = graph.root
+    methods = [_forward(root, names)]
+    if any(isinstance(node.op, Stack) for node in root.nodes):
+        names.imports.name("torch.utils.checkpoint", "checkpoint")
+        names.imports.name("typing", "Any")
+        methods.append(_RUN)
+    methods.append(_init_weights(graph))
+    names.imports.ask(["torch", "nn", "Tensor"])
+    names.imports.name("typing", "NamedTuple")
+    lines = attributes(root, names)
+    if any(isinstance(node.op, Stack) for node in root.nodes):
+        lines = (*lines, "self.checkpoint_layers = False")
+    return ClassView(names.classes[root], "nn.Module", docstring("", MEMBER), lines, tuple(methods))
+
+
+_RUN = Method(
+    ("def run(self, layer: nn.Module, *inputs: Any) -> Any:",),
+    (
+        "if self.checkpoint_layers and torch.is_grad_enabled():",
+        "    return checkpoint(layer, *inputs, use_reentrant=False)",
+        "return layer(*inputs)",
+    ),
+    ('"""One layer; with `checkpoint_layers` backward makes its activations again."""',),
+)
+
+
+def losses_of(unit: Unit) -> list[Node]:
+    """The nodes that make losses, in order. An op with a non-empty `loss` names the entry that it fills."""
+    return [node for node in unit.nodes if getattr(node.op, "loss", "")]
+
+
+def _forward(root: Unit, names: Names) -> Method:
+    losses = losses_of(root)
+    results = [*root.outputs, *(node.outputs[0] for node in losses), *root.taps]
+    inputs = {value: input_name(value) for value in [*root.inputs, *root.ambients]}
+    taps: list[Tap] = []
+    writer = Writer(
+        root,
+        dict(inputs),
+        names.reserved,
+        results=results,
+        pinned=frozenset(root.outputs),
+        loop=lambda w, node: _loop(w, node, names, taps),
+        finish=lambda w, parts: _finish(w, parts, losses, taps, len(root.outputs)),
+    )
+    body = writer.lines()
+    for node in writer.live():
+        names.imports.ask(node.op.imports)
+    parameters = []
+    for value, name in inputs.items():
+        names.imports.ask(annotation_imports(value))
+        default = " = None" if value.name in OPTIONAL else ""
+        parameters.append(f"{name}: {annotation(value)}{default}")
+    signature = call_lines("def forward", ["self", *parameters], " -> Output:", MEMBER)
+    return Method(signature, body)
+
+
+def _finish(
+    writer: Writer, parts: list[Text], losses: list[Node], taps: list[Tap], outputs: int
+) -> list[str]:
+    values = parts[outputs : outputs + len(losses)]
+    entries = [f'"{n.op.loss}": {part.code}' for n, part in zip(losses, values, strict=True)]
+    lines = [*_dictionary("losses", entries), *_routing(taps)]
+    logits = ", ".join(part.code for part in parts[:outputs])
+    return [*lines, *statement_lines(f"return Output({logits}, losses, routing)", BODY)]
+
+
+def _dictionary(name: str, entries: list[str]) -> list[str]:
+    one = f"{name} = {{{', '.join(entries)}}}"
+    if len(one) + len(STEP) * BODY <= WIDTH:
+        return [one]
+    return [f"{name} = {{", *indented([f"{entry}," for entry in entries]), "}"]
+
+
+def _routing(taps: list[Tap]) -> list[str]:
+    """`routing = {"layer.0.sparse": ..., ...}`"""
+    if not taps:
+        return ["routing = {}"]
+    parts = []
+    for tap in taps:
+        if not tap.indices:
+            parts.append(f'{{"{tap.path}": {tap.name}}}')
+            continue
+        first, count = tap.indices[0], len(tap.indices)
+        if tap.indices == tuple(range(first, first + count)):
+            numbered = f"enumerate({tap.name}{f', {first}' if first else ''})"
+        else:
+            numbered = f"zip({_indices(tap.indices)}, {tap.name}, strict=True)"
+        parts.append(f'{{f"{tap.path}.{{i}}{tap.rest}": r for i, r in {numbered}}}')
+    lines = list(statement_lines(f"routing = {parts[0]}", BODY))
+    for part in parts[1:]:
+        lines.extend(statement_lines(f"routing |= {part}", BODY))
+    return lines
+
+
+def _indices(indices: tuple[int, ...]) -> str:
+    step = indices[1] - indices[0]
+    if indices == tuple(range(indices[0], indices[-1] + 1, step)):
+        return f"range({indices[0]}, {indices[-1] + 1}, {step})"
+    return repr(indices)
+
+
+def _loop(writer: Writer, node: Node, names: Names, taps: list[Tap]) -> list[str]:
+    """`for layer in self.layer:` with what every layer hands up collected in lists."""
+    assert isinstance(node.op, Stack)
+    stack, stream = node.op, writer.names[node.outputs[0]]
+    place = attribute(node.place)
+    arguments = ", ".join(["layer", stream, *(writer.text(v).code for v in node.inputs[1:])])
+    collected = [writer.names[value] for value in node.outputs[1:]]
+    lines = [f"{name} = []" for name in collected]
+    loops = [f"for layer in self.{place}:"]
+    targets = [stream, *(f"{name}_" for name in collected)]
+    loops += indented(statement_lines(f"{', '.join(targets)} = self.run({arguments})", BODY + 1))
+    loops += indented([f"{name}.append({name}_)" for name in collected])
+    for position, name in enumerate(collected):
+        indices, index = [], 0
+        rest = ""
+        for unit, count in stack.runs:
+            if position < len(unit.taps):
+                indices.extend(range(index, index + count))
+                rest = tap_path(unit, unit.taps[position])
+            index += count
+        taps.append(Tap(name, place, f".{rest}" if rest else "", tuple(indices)))
+    return lines + loops
+
+
+def tap_path(unit: Unit, tap: Value) -> str:
+    """Where in a unit a tap comes from: `sparse`, for a routing decision of `sparse.router`."""
+    node = unit.producer(tap)
+    if node is None:
+        return ""
+    for _, module, called in node.op.calls(node.place):
+        inner = list(called.taps)
+        index = list(node.outputs).index(tap) - len(called.outputs)
+        if called.kind == "router":
+            return ""
+        rest = tap_path(called, inner[index]) if 0 <= index < len(inner) else ""
+        return attribute(module) + (f".{rest}" if rest else "")
+    return ""
+
+
+# --- weights at the start -----------------------------------------------------------------------
+
+
+def _init_weights(graph: Graph) -> Method:
+    """Draws every parameter. Most are normal with one deviation; the others are told by the ends of their names."""
+    inits: dict[str, tuple[str, float]] = {}
+    weight: dict[tuple[str, float], int] = {}
+    for name, parameter in named_parameters(graph):
+        start = (
+            parameter.init,
+            parameter.value if parameter.init in ("normal", "constant") else 0.0,
+        )
+        inits[name] = start
+        weight[start] = weight.get(start, 0) + parameter.size
+    common = max((s for s in weight if s[0] == "normal"), key=lambda s: weight[s], default=None)
+    special = [s for s in weight if s != common]
+    lines = [
+        "device = next(self.parameters()).device",
+        "generator = torch.Generator(device).manual_seed(seed)",
+        "for name, weight in self.named_parameters():",
+    ]
+    word = "if"
+    for start in sorted(special, key=lambda s: (s[0], s[1])):
+        ends = endings(inits, start)
+        test = f'name.endswith("{ends[0]}")' if len(ends) == 1 else f"name.endswith({_tuple(ends)})"
+        lines += indented(_condition(word, ends, test))
+        lines.append(STEP * 2 + _start(start))
+        word = "elif"
+    if common and special:
+        lines += [STEP + "else:", STEP * 2 + _start(common)]
+    elif common:
+        lines.append(STEP + _start(common))
+    return Method(
+        ("def init_weights(self, seed: int = 0) -> None:",),
+        tuple(lines),
+        ('"""Start from new weights; equal seeds give equal weights on one kind of device."""',),
+        "@torch.no_grad()",
+    )
+
+
+def _condition(word: str, ends: list[str], test: str) -> list[str]:
+    one = f"{word} {test}:"
+    if len(one) + len(STEP) * (BODY + 1) <= WIDTH:
+        return [one]
+    inner = _tuple(ends)
+    if len(inner) + len(STEP) * (BODY + 2) <= WIDTH:
+        return [f"{word} name.endswith(", STEP + inner, "):"]
+    items = [f'"{end}",' for end in ends]
+    return [f"{word} name.endswith(", STEP + "(", *indented(items, 2), STEP + ")", "):"]
+
+
+def _tuple(ends: list[str]) -> str:
+    return "(" + ", ".join(f'"{end}"' for end in ends) + ")"
+
+
+def _start(start: tuple[str, float]) -> str:
+    kind, value = start
+    match kind:
+        case "ones":
+            return "weight.fill_(1.0)"
+        case "zeros":
+            return "weight.zero_()"
+        case "constant":
+            return f"weight.fill_({value!r})"
+    return f"weight.normal_(std={value!r}, generator=generator)"
+
+
+def named_parameters(graph: Graph) -> list[tuple[str, Parameter]]:
+    """Every trainable or frozen weight by its name in the state dict, each once."""
+    found: dict[str, Parameter] = {}
+    for place in graph.places():
+        for node in place.unit.nodes:
+            for parameter in node.op.parameters():
+                if parameter.buffer:
+                    continue
+                inner = (
+                    f"{attribute(node.place)}.{parameter.name}"
+                    if node.op.module()
+                    else parameter_name(node, parameter)
+                )
+                path = attribute(place.module) if place.module else ""
+                found.setdefault(f"{path}.{inner}" if path else inner, parameter)
+    return list(found.items())
+
+
+def endings(inits: dict[str, tuple[str, float]], start: tuple[str, float]) -> list[str]:
+    """The shortest ends of names that all weights with this start have, and no other weight."""
+    others = [name for name, other in inits.items() if other != start]
+    ends: list[str] = []
+    for name in (name for name, own in inits.items() if own == start):
+        if any(name.endswith(end) for end in ends):
+            continue
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            end = ".".join(parts[-length:])
+            if length > 1 or len(parts) == 1 or "bias" in end:
+                if not any(other.endswith(end) for other in others):
+                    ends.append(end)
+                    break
+    return ends
+
+
+def output_values(root: Unit) -> list[str]:
+    return [
+        f"{value.name}_{suffix(value)}" if suffix(value) else value.name for value in root.outputs
+    ]

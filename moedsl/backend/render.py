@@ -1,0 +1,43 @@
+"""Plan -> text. Nothing is decided here: templates print view models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moedsl.backend.routing_view import render_routing_files
+from moedsl.backend.runtime_view import render_runtime_files
+from moedsl.resources import read_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from moedsl.backend.plan import Plan
+
+
+def environment() -> Environment:
+    """The one Jinja environment of printed packages."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    return Environment(
+        loader=FunctionLoader(lambda name: read_text("templates", name)),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(plan: Plan) -> dict[str, str]:
+    """Every file of the package by its path inside the package's folder, in reading order."""
+    jinja = environment()
+    own = {
+        file: jinja.get_template(f"package/{file}.j2").render(view=view)
+        for file, view in (
+            ("__init__.py", plan.exports),
+            ("model.py", plan.model),
+            ("README.md", plan.card),
+        )
+    }
+    routing = render_routing_files(plan.routing, jinja) if plan.routing else {}
+    return {**own, **routing, **render_runtime_files(plan.runtime, jinja)}

@@ -1,0 +1,218 @@
+"""The body of one unit as Python statements.
+
+A value is written inside the expression that reads it where that reads well: it is read once, nothing named it, and
+the line stays within the width. All else becomes a statement. A name is used again (`x_BTD = x_BTD + ...`) where its
+old value is not read any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from string import Formatter
+
+from moedsl.backend.naming import Scope, attribute
+from moedsl.backend.plan_lines import fits, statement_lines
+from moedsl.ir.graph import Node, TensorType, Unit, Value
+from moedsl.ir.ops import Combination, Stack
+
+BODY = 2  # a method's body stands two steps in
+NESTING = 4  # calls within calls that a reader follows without a name in between
+
+
+@dataclass(frozen=True)
+class Text:
+    """A printed expression. `depth` counts calls within calls; `operator` is set for a sum or product."""
+
+    code: str
+    atom: bool = True
+    depth: int = 0
+    operator: str = ""
+
+
+@dataclass
+class Writer:
+    """Writes the nodes of one unit. `names` holds the names of inputs; `loop` prints a stack's lines."""
+
+    unit: Unit
+    names: dict[Value, str]
+    reserved: frozenset[str] = frozenset()
+    loop: Callable[[Writer, Node], list[str]] | None = None
+    finish: Callable[[Writer, list[Text]], list[str]] | None = None  # prints the return
+    results: list[Value] = field(default_factory=list)  # what the return reads
+    pinned: frozenset[Value] = frozenset()  # never written inside another expression
+    _inline: set[Node] = field(default_factory=set)
+    _producer: dict[Value, Node] = field(default_factory=dict)
+    _scope: Scope = field(default_factory=Scope)
+
+    def lines(self) -> tuple[str, ...]:
+        """The statements, return last."""
+        nodes = self.live()
+        self._producer = {value: node for node in nodes for value in node.outputs}
+        self._inline = {node for node in nodes if self._may_inline(node, nodes)}
+        given = dict(self.names)
+        while True:
+            self.names, self._scope = dict(given), Scope(self.reserved, set(given.values()))
+            printed, crowded = self._attempt([n for n in nodes if n not in self._inline])
+            if crowded is None:
+                return tuple(printed)
+            self._inline.discard(crowded)
+
+    def live(self) -> list[Node]:
+        """Nodes that an output depends on, in order."""
+        wanted, kept = set(self.results), []
+        for node in reversed(self.unit.nodes):
+            if wanted.intersection(node.outputs):
+                wanted.update(node.inputs)
+                kept.append(node)
+        return kept[::-1]
+
+    def _may_inline(self, node: Node, nodes: list[Node]) -> bool:
+        if len(node.outputs) != 1 or isinstance(node.op, Stack) or node.outputs[0] in self.pinned:
+            return False
+        value = node.outputs[0]
+        readers = [other for other in nodes for read in other.inputs if read is value]
+        returned = sum(value is result for result in self.results)
+        if returned:
+            return returned == 1 and not readers
+        return len(readers) == 1 and not value.name and not isinstance(readers[0].op, Stack)
+
+    def _attempt(self, statements: list[Node]) -> tuple[list[str], Node | None]:
+        """Lines with the present choice of what is inlined, or the node that should have a line of its own."""
+        last = self._last_reads(statements)
+        printed: list[str] = []
+        for index, node in enumerate(statements):
+            if isinstance(node.op, Stack):
+                printed.extend(self._stack(node, last, index))
+                continue
+            value = self._code(node)
+            targets = self._targets(node, last, index)
+            statement = f"{', '.join(targets)} = {value.code}"
+            if (crowded := self._crowded(statement, value, node.inputs)) is not None:
+                return [], crowded
+            printed.extend(statement_lines(statement, BODY))
+        ending, crowded = self._ending()
+        return [*printed, *ending], crowded
+
+    def _ending(self) -> tuple[list[str], Node | None]:
+        parts = [self.text(value) for value in self.results]
+        if self.finish is not None:
+            return self.finish(self, parts), None
+        statement = "return " + ", ".join(part.code for part in parts)
+        deepest = max(parts, key=lambda part: part.depth, default=Text(""))
+        crowded = self._crowded(statement, deepest, tuple(self.results))
+        return list(statement_lines(statement, BODY)), crowded
+
+    def _last_reads(self, statements: list[Node]) -> dict[Value, int]:
+        """The index of the statement that reads a named value last; the return counts as one more."""
+        last: dict[Value, int] = {}
+        for index, node in enumerate(statements):
+            last.update((value, index) for value in self._leaves(node.inputs))
+        last.update((value, len(statements)) for value in self._leaves(tuple(self.results)))
+        return last
+
+    def _leaves(self, values: tuple[Value, ...]) -> Iterator[Value]:
+        """The named values that are read once the inlined ones are written out."""
+        for value in values:
+            node = self._producer.get(value)
+            if node in self._inline:
+                yield from self._leaves(node.inputs)
+            else:
+                yield value
+
+    def _targets(self, node: Node, last: dict[Value, int], index: int) -> list[str]:
+        for value in dict.fromkeys(self._leaves(node.inputs)):
+            if last.get(value) == index:
+                self._scope.release(self.names[value])
+        targets = []
+        for value in node.outputs:
+            if value not in last:
+                targets.append("_")
+                continue
+            self.names[value] = self._scope.free(_stem(value, node), suffix(value))
+            targets.append(self.names[value])
+        return targets
+
+    def _stack(self, node: Node, last: dict[Value, int], index: int) -> list[str]:
+        """A loop over layers. The stream keeps one name from before the loop to after it."""
+        before = self.names[node.inputs[0]]
+        targets = self._targets(node, last, index)
+        lines = [f"{targets[0]} = {before}"] if targets[0] != before else []
+        assert self.loop is not None, "this unit has a stack and no way to print it"
+        return lines + self.loop(self, node)
+
+    def _crowded(self, statement: str, value: Text, inputs: tuple[Value, ...]) -> Node | None:
+        """The inlined node to take out of a statement that is too long or too deep: the longest at the top."""
+        if fits(statement, BODY) and value.depth <= NESTING:
+            return None
+        found = [self._producer[v] for v in inputs if self._producer.get(v) in self._inline]
+        return max(found, key=lambda n: len(self._code(n).code), default=None)
+
+    def text(self, value: Value) -> Text:
+        node = self._producer.get(value)
+        return self._code(node) if node in self._inline else Text(self.names[value])
+
+    def _code(self, node: Node) -> Text:
+        operands = [self.text(value) for value in node.inputs]
+        return print_op(node, operands)
+
+    def name(self, stem: str, letters: str = "") -> str:
+        """A further local name, for what a loop needs beside the unit's own values."""
+        return self._scope.free(stem, letters)
+
+
+def print_op(node: Node, operands: list[Text]) -> Text:
+    """The op's `code` with operands, places and its own fields filled in."""
+    op = node.op
+    fields = {name: getattr(op, name) for name in op.__dataclass_fields__}
+    fields["self"] = f"self.{attribute(node.place)}" if node.place else "self"
+    fields["args"] = ", ".join(operand.code for operand in operands)
+    operator = op.operator if isinstance(op, Combination) else ""
+    pieces = []
+    parsed = list(Formatter().parse(op.code))
+    for place, (literal, key, spec, _) in enumerate(parsed):
+        pieces.append(literal)
+        if key is None:
+            continue
+        if key.isdigit():
+            following = parsed[place + 1][0] if place + 1 < len(parsed) else ""
+            last = place + 1 == len(parsed)
+            delimited = _delimited("".join(pieces), following, last)
+            pieces.append(_operand(operands[int(key)], delimited, operator, key == "0"))
+        else:
+            value, _ = Formatter().get_field(key, (), fields)
+            pieces.append(format(value, spec or ""))
+    depth = max((operand.depth for operand in operands), default=0)
+    return Text("".join(pieces), op.atom, depth + (not operator), operator)
+
+
+def _delimited(before: str, after: str, last: bool) -> bool:
+    """Do brackets, commas or the ends of the expression stand on both sides?"""
+    left = not before or before.endswith(("(", "[", ", ", "="))
+    right = last and not after or after.startswith((")", "]", ","))
+    return left and right
+
+
+def _operand(operand: Text, delimited: bool, operator: str, left: bool) -> str:
+    if delimited or operand.atom:
+        return operand.code
+    if operator and operand.operator:
+        rank = {"+": 1, "-": 1, "*": 2, "/": 2}
+        higher = rank[operand.operator] - rank[operator]
+        # Brackets on the right keep the order of additions, which floating point notices.
+        if higher > 0 or (higher == 0 and left):
+            return operand.code
+    return f"({operand.code})"
+
+
+def _stem(value: Value, node: Node) -> str:
+    return value.name or node.role or node.place.split(".")[-1] or "y"
+
+
+def suffix(value: Value) -> str:
+    return value.type.letters if isinstance(value.type, TensorType) else ""
+
+
+def use_counts(unit: Unit) -> Counter[Value]:
+    return Counter(value for node in unit.nodes for value in node.inputs)
