@@ -16,24 +16,24 @@ _WORD = re.compile(r"[^0-9a-zA-Z_]+")
 
 # What `nn.Module` itself is made of: an attribute of such a name would replace it. Kept as text because the compiler
 # does not import torch; tests compare it with the installed one.
-MODULE_ATTRIBUTES = frozenset(
-    """
-    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval
-    extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu load_state_dict modules
-    mtia named_buffers named_children named_modules named_parameters parameters register_backward_hook register_buffer
-    register_forward_hook register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
-    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module register_parameter
-    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule
-    share_memory state_dict to to_empty train training type xpu zero_grad init_weights checkpoint_activations
-    """.split()
-)
+_MODULE_ATTRIBUTES = """
+T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
+dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+get_submodule half ipu load_state_dict modules mtia named_buffers named_children named_modules
+named_parameters parameters register_backward_hook register_buffer register_forward_hook
+register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
+register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
+set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
+zero_grad
+"""
+# What every printed model has of its own.
+_MODEL_ATTRIBUTES = "init_weights checkpoint_layers run"
+MODULE_ATTRIBUTES = frozenset(f"{_MODULE_ATTRIBUTES} {_MODEL_ATTRIBUTES}".split())
 
 _TAKEN_VALUES = frozenset({"self", "torch", "nn", "F", "Tensor", *keyword.kwlist, *dir(builtins)})
-_TAKEN_CLASSES = frozenset(
-    """
-    Tensor Output Routing Dispatch Cache Rotary NamedTuple Any True False None Generation Iterable Iterator Sequence
-    """.split()
-) | frozenset(dir(builtins))
+_RUNTIME_CLASSES = "Tensor Output Routing Dispatch Cache Rotary NamedTuple Any F"
+_TAKEN_CLASSES = frozenset(_RUNTIME_CLASSES.split()) | frozenset(dir(builtins))
 
 
 def identifier(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 
 WIDTH = 88
 STEP = "    "
@@ -42,7 +43,7 @@ def call_lines(
 def _item_lines(item: str, depth: int) -> tuple[str, ...]:
     if fits(f"{item},", depth):
         return (f"{item},",)
-    *rest, last = expression_lines(item, depth)
+    *rest, last = expression_lines(item, depth, spare=1)
     return (*rest, f"{last},")
 
 
@@ -54,12 +55,15 @@ def statement_lines(statement: str, depth: int) -> tuple[str, ...]:
     return expression_lines(value, depth, head)
 
 
-def expression_lines(text: str, depth: int, head: str = "") -> tuple[str, ...]:
-    """`head` + `text`, broken at the last bracket or, for a sum or a tuple, inside new parentheses."""
-    if fits(head + text, depth):
+def expression_lines(text: str, depth: int, head: str = "", spare: int = 0) -> tuple[str, ...]:
+    """`head` + `text`, broken at the last bracket or, for a sum or a tuple, inside new parentheses.
+
+    `spare` columns are left for what follows.
+    """
+    if fits(head + text + " " * spare, depth):
         return (head + text,)
     if parts := split_items(text):
-        return call_lines(head, parts, depth=depth)
+        return (f"{head}(", *indented([x for p in parts for x in _item_lines(p, depth + 1)]), ")")
     if parts := _operands(text):
         if fits(text, depth + 1):
             return (f"{head}(", STEP + text, ")")
@@ -123,7 +127,7 @@ def split_items(text: str) -> list[str]:
     edges = [-1, *cuts, len(text)]
     return [
         text[a + 1 : b].strip()
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
         if text[a + 1 : b].strip()
     ]
 
@@ -138,7 +142,7 @@ def _operands(text: str) -> list[str]:
         ]
         if cuts:
             edges = [0, *cuts, len(text)]
-            return [text[a:b].strip() for a, b in zip(edges, edges[1:], strict=False)]
+            return [text[a:b].strip() for a, b in pairwise(edges)]
     return []
 
 

@@ -148,9 +148,10 @@ def _loop(writer: Writer, node: Node, names: Names, taps: list[Tap]) -> list[str
     collected = [writer.names[value] for value in node.outputs[1:]]
     lines = [f"{name} = []" for name in collected]
     loops = [f"for layer in self.{place}:"]
-    targets = [stream, *(f"{name}_" for name in collected)]
-    loops += indented(statement_lines(f"{', '.join(targets)} = self.run({arguments})", BODY + 1))
-    loops += indented([f"{name}.append({name}_)" for name in collected])
+    one = ["routed"] if len(collected) == 1 else [f"{name}_routed" for name in collected]
+    statement = f"{', '.join([stream, *one])} = self.run({arguments})"
+    loops += indented(statement_lines(statement, BODY + 1))
+    loops += indented([f"{n}.append({m})" for n, m in zip(collected, one, strict=True)])
     for position, name in enumerate(collected):
         indices, index = [], 0
         rest = ""
@@ -273,10 +274,10 @@ def endings(inits: dict[str, tuple[str, float]], start: tuple[str, float]) -> li
         parts = name.split(".")
         for length in range(1, len(parts) + 1):
             end = ".".join(parts[-length:])
-            if length > 1 or len(parts) == 1 or "bias" in end:
-                if not any(other.endswith(end) for other in others):
-                    ends.append(end)
-                    break
+            telling = length > 1 or len(parts) == 1 or "bias" in end
+            if telling and not any(other.endswith(end) for other in others):
+                ends.append(end)
+                break
     return ends
 
 

@@ -79,9 +79,9 @@ def _statement(statement: terms.Let | terms.Assign) -> str:
     value = statement.value
     if isinstance(statement, terms.Let):
         return f"let {statement.name} = {spell(value)}"
-    if isinstance(value, terms.Arithmetic) and value.operator == "+":
-        if isinstance(value.left, terms.Tensor) and value.left.name == statement.name:
-            return f"{statement.name} += {spell(value.right)}"
+    match value:
+        case terms.Arithmetic("+", terms.Tensor(name), added) if name == statement.name:
+            return f"{name} += {spell(added)}"
     return f"{statement.name} = {spell(value)}"
 
 

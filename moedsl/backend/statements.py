@@ -15,7 +15,7 @@ from string import Formatter
 from moedsl.backend.naming import Scope, attribute
 from moedsl.backend.plan_lines import fits, statement_lines
 from moedsl.ir.graph import Node, TensorType, Unit, Value
-from moedsl.ir.ops import Combination, Stack
+from moedsl.ir.ops import Call, Combination, Stack
 
 BODY = 2  # a method's body stands two steps in
 NESTING = 4  # calls within calls that a reader follows without a name in between
@@ -190,7 +190,7 @@ def print_op(node: Node, operands: list[Text]) -> Text:
 def _delimited(before: str, after: str, last: bool) -> bool:
     """Do brackets, commas or the ends of the expression stand on both sides?"""
     left = not before or before.endswith(("(", "[", ", ", "="))
-    right = last and not after or after.startswith((")", "]", ","))
+    right = (last and not after) or after.startswith((")", "]", ","))
     return left and right
 
 
@@ -207,7 +207,8 @@ def _operand(operand: Text, delimited: bool, operator: str, left: bool) -> str:
 
 
 def _stem(value: Value, node: Node) -> str:
-    return value.name or node.role or node.place.split(".")[-1] or "y"
+    """What to call a value that needs a name; a call's result is `y`, as the sum that it goes into is `x`."""
+    return value.name or node.role or ("y" if isinstance(node.op, Call) else "h")
 
 
 def suffix(value: Value) -> str:
