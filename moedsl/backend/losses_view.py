@@ -1,0 +1,97 @@
+"""What losses.py of a printed package needs to know: one view for each declared loss."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import Literal
+
+from moedsl.backend.view_text import folded, number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceView:
+    """A balance loss over `routing: list[Routing]`, the decisions of one mixture from bottom to top.
+
+    E * sum over experts of (share of choices * mean probability), where the share counts each choice (`share`: of all
+    choices, worth 1 at balance), the first ones (`first`, worth 1), or all of them per token (`all`, worth K).
+    `over`: the product is taken for each site, for each sequence of each site, or once over the pooled statistics of
+    a layer's sites or of the whole model. `layers`: how products of different sites or layers combine.
+    `sites`: for `layer`, the number of sites of each layer, which stand side by side in the list.
+    `num_experts`: None where sites differ in it; then nothing can be pooled. `of`: what it is over, in words.
+    """
+
+    name: str
+    coefficient: float
+    num_experts: int | None
+    of: str
+    count: Literal["share", "first", "all"] = "share"
+    over: Literal["site", "layer", "model", "sequence"] = "site"
+    layers: Literal["sum", "mean"] = "sum"
+    sites: int = 1
+    kind: str = "balance"
+
+    def __post_init__(self) -> None:
+        assert self.num_experts or self.over in ("site", "sequence")
+
+    @property
+    def counts(self) -> str:
+        """The field of Routing that holds the counts."""
+        return "first" if self.count == "first" else "choices"
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return (self.counts, "probability")
+
+    @property
+    def factor(self) -> str:
+        return f"{number(self.coefficient)} * " if self.coefficient != 1 else ""
+
+    @property
+    def summary(self) -> str:
+        share = {
+            "share": "share of choices",
+            "first": "share of first choices",
+            "all": "choices per token",
+        }[self.count]
+        pooled = {
+            "site": f"each mixture by itself, then their {self.layers}",
+            "layer": f"each layer by itself, then their {self.layers}",
+            "sequence": f"the mean over sequences, then the {self.layers} over layers",
+            "model": "pooled over the layers",
+        }[self.over]
+        worth = "the number of choices per token" if self.count == "all" else "1"
+        formula = f"E * sum over experts of ({share} * mean probability): {pooled}."
+        lines = textwrap.wrap(f"{formula} Perfect balance is worth {worth}.", 84)
+        body = "\n    ".join(lines)
+        return f"""Balance of {self.of}, times {number(self.coefficient)}.
+
+    {body}
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZView:
+    """A router z-loss: the mean over real tokens of the squared log-sum-exp of the logits."""
+
+    name: str
+    coefficient: float
+    of: str
+    layers: Literal["sum", "mean"] = "sum"
+    kind: str = "z"
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("z",)
+
+    @property
+    def factor(self) -> str:
+        return f"{number(self.coefficient)} * " if self.coefficient != 1 else ""
+
+    @property
+    def summary(self) -> str:
+        square = f"Mean square of the log-sum-exp of {self.of}'s logits"
+        return folded(f"{square}, times {number(self.coefficient)}.")
+
+
+LossView = BalanceView | ZView

@@ -1,0 +1,242 @@
+"""What state.py of a printed package needs to know: its rotary embeddings, masks and attention cores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from moedsl.backend.plan_lines import call_lines
+from moedsl.backend.view_text import folded, number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YarnView:
+    """YaRN (Peng et al., 2023): slow channels stretched by `factor`, fast ones kept, a ramp between.
+
+    `attention`: what cosines and sines are multiplied by; None is 0.1 log(factor) + 1.
+    """
+
+    factor: float
+    original: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention: float | None = None
+
+    def ramp(self, theta: float, size: int) -> tuple[float, float]:
+        """The channels between which interpolation grows from none to full."""
+
+        def channel(turns: float) -> float:
+            return size * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+        low, high = channel(self.beta_fast), channel(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, size - 1)
+        return low, high if high != low else high + 0.001
+
+    @property
+    def magnitude(self) -> float:
+        if self.attention is not None:
+            return self.attention
+        return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearView:
+    """Positions divided by `factor`."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotaryView:
+    """One kind of rotary embedding: the first `size` of a head's `head` channels turn.
+
+    `table` makes the angles once per forward, `rotate` applies them. Kinds that pair and split alike share `rotate`;
+    different tables need different names.
+    """
+
+    theta: float
+    size: int
+    head: int
+    pairs: Literal["halves", "adjacent"] = "halves"
+    scaling: YarnView | LinearView | None = None
+    table: str = "rotary_table"
+    rotate: str = "rotate"
+
+    def __post_init__(self) -> None:
+        assert self.size % 2 == 0 and 0 < self.size <= self.head
+
+    @property
+    def rest(self) -> int:
+        return self.head - self.size
+
+    @property
+    def theta_text(self) -> str:
+        return number(self.theta)
+
+    @property
+    def summary(self) -> str:
+        some = f"{self.size} of a head's {self.head}" if self.rest else f"a head's {self.size}"
+        scaled = ", stretched" if self.scaling else ""
+        return f"Angles for {some} channels, theta {self.theta_text}{scaled}."
+
+    @property
+    def rotate_text(self) -> str:
+        which = f"the first {self.size} channels" if self.rest else "channels"
+        return f"Turn pairs of {which} ({self.pairs}) by their angles."
+
+    @property
+    def yarn(self) -> dict[str, str] | None:
+        """The numbers of YaRN as they print."""
+        if not isinstance(self.scaling, YarnView):
+            return None
+        low, high = self.scaling.ramp(self.theta, self.size)
+        return {
+            "factor": number(self.scaling.factor),
+            "low": number(low),
+            "span": number(high - low),
+        }
+
+    @property
+    def linear(self) -> str:
+        return number(self.scaling.factor) if isinstance(self.scaling, LinearView) else ""
+
+    @property
+    def magnitude(self) -> str:
+        wanted = isinstance(self.scaling, YarnView) and self.scaling.magnitude != 1
+        return number(self.scaling.magnitude) if wanted else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskView:
+    """Which keys a query sees. `window` counts the query itself: with 1 a query sees only itself.
+
+    `tensor`: never None, because the attention that reads it has no causal flag (soft caps, sinks, biases).
+    """
+
+    name: str = "causal_mask"
+    causal: bool = True
+    window: int | None = None
+    tensor: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.causal or self.window is None
+
+    @property
+    def signature(self) -> str:
+        result = "Tensor" if self.tensor else "Tensor | None"
+        items = ("tokens_BT: Tensor", "past: int", "mask_BS: Tensor | None")
+        return "\n".join(call_lines(f"def {self.name}", items, f" -> {result}:"))
+
+    @property
+    def call(self) -> str:
+        """How model.py makes it, from its tokens, the number of past ones and its padding mask."""
+        return f"{self.name}(tokens_BT, past, mask)" if self.causal else f"{self.name}(mask)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttendView:
+    """One kind of attention core: attend(q_BTHC, k_BTGC, v_BTGC, mask[, cache]) -> mixed_BTHC.
+
+    - `causal`: its mask is causal, so None means "all before", else None means "all".
+    - `grouped`: some attention has fewer key/value heads than query heads.
+    - `cached`: takes the cache, and extends it; attention over another sequence does not.
+    - `scale`: takes `scale=`, a number; else it is 1 / sqrt(C).
+    - `soft_cap`: scores become cap * tanh(score / cap). `sinks`: takes `sinks_H=`, logits that take weight and give
+      nothing. `bias`: takes `bias_HTS=`, added to the scores. These three need a mask view with `tensor` where causal.
+    """
+
+    name: str = "attend"
+    causal: bool = True
+    grouped: bool = True
+    cached: bool = True
+    scale: bool = False
+    soft_cap: float | None = None
+    sinks: bool = False
+    bias: bool = False
+
+    @property
+    def explicit(self) -> bool:
+        """Scores are written out, since no fused kernel has them."""
+        return self.soft_cap is not None or self.sinks
+
+    @property
+    def always_masked(self) -> bool:
+        return self.causal and (self.explicit or self.bias)
+
+    @property
+    def flagged(self) -> bool:
+        """The kernel's causal flag stands in for a mask."""
+        return self.causal and not self.always_masked
+
+    @property
+    def packs(self) -> bool:
+        return self.grouped and not self.bias
+
+    @property
+    def score(self) -> str:
+        return "score_BGQTS" if self.grouped else "score_BHTS"
+
+    @property
+    def weight(self) -> str:
+        return "weight_BGQTS" if self.grouped else "weight_BHTS"
+
+    @property
+    def summary(self) -> str:
+        """The docstring."""
+        score = (
+            "q k" + (" scale" if self.scale else " / sqrt(C)") + (" + bias" if self.bias else "")
+        )
+        if self.soft_cap is not None:
+            score = f"{number(self.soft_cap)} tanh(({score}) / {number(self.soft_cap)})"
+        score += ", sinks" if self.sinks else ""
+        first = folded(f"softmax({score}) v over what a query sees, [B, T, H, C].")
+        if not self.flagged:
+            return first
+        return f"""{first}
+
+    Without a mask, several queries are the start of a sequence, and each sees those
+    before it; a lone query sees all.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateView:
+    """state.py. `cache` False where nothing is cached (encoders): then no `Cache` is printed."""
+
+    rotaries: tuple[RotaryView, ...] = ()
+    masks: tuple[MaskView, ...] = (MaskView(),)
+    attends: tuple[AttendView, ...] = (AttendView(),)
+    cache: bool = True
+    positions: bool = False  # printed without rotaries too (learned positions)
+
+    def __post_init__(self) -> None:
+        names = [r.table for r in self.rotaries] + [m.name for m in self.masks]
+        names += [a.name for a in self.attends]
+        assert len(names) == len(set(names))
+        alike: dict[str, tuple] = {}
+        for r in self.rotaries:
+            way = (r.pairs, r.size, r.head)
+            assert alike.setdefault(r.rotate, way) == way
+
+    @property
+    def fused(self) -> bool:
+        return any(not a.explicit for a in self.attends)
+
+    @property
+    def summary(self) -> str:
+        """What the file holds, for its docstring."""
+        parts = ["positions"] if self.rotaries or self.positions else []
+        parts += ["rotary angles"] if self.rotaries else []
+        parts += ["masks"] if self.masks else []
+        parts += ["attention"] if self.attends else []
+        parts += ["the cache"] if self.cache else []
+        return f"What layers share: {', '.join(parts)}."
+
+    @property
+    def rotations(self) -> tuple[RotaryView, ...]:
+        """One view for each distinct `rotate`."""
+        return tuple({r.rotate: r for r in reversed(self.rotaries)}.values())[::-1]
