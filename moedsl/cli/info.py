@@ -1,0 +1,33 @@
+"""`moedsl info`: what a model weighs and costs, from its graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from moedsl.cli import options
+
+
+@click.command(short_help="Show the layer table: experts, parameters, FLOPs, bytes.")
+@options.choosing(options.spec, options.settings, options.target, options.root)
+@click.option("--tokens", type=click.IntRange(1), default=1, show_default=True, help="Context that attention runs over.")
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
+def info(
+    spec: Path, settings: tuple[str, ...], target: str, root: Path | None, tokens: int, as_json: bool
+) -> None:
+    """Show what SPEC is made of, per layer and in total."""
+    from moedsl import pipeline
+    from moedsl.cli.reporting import require
+    from moedsl.ir.info import info_table
+
+    result = require(pipeline.check, spec, root, settings, target)
+    table = info_table(result.graph, tokens)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(table.json(), indent=2))
+        return
+    from moedsl.cli.tables import print_info
+
+    print_info(table)

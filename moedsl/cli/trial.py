@@ -1,0 +1,145 @@
+"""`moedsl try`: train what specs describe, for a minute or two, and see."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from moedsl.cli import options
+
+if TYPE_CHECKING:
+    from moedsl.trial.contestants import Contestant
+    from moedsl.trial.record import TrialRecord
+    from moedsl.trial.train import Progress, Runner
+
+
+@click.command("try", short_help="Train specs side by side on real text, and draw what came of it.")
+@options.choosing(options.specs, options.settings, options.target, options.root)
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="How long to train. [default: 120]")
+@click.option("--steps", type=click.IntRange(1), help="How many steps to train, instead: repeatable to the bit.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Sequences in a step.")
+@click.option("--length", type=click.IntRange(8), default=128, show_default=True, help="Bytes in a sequence.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights and batches.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all]")
+@click.option("--device", default="cpu", show_default=True, help="As torch calls it.")
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("trial"), show_default=True)
+def trial(
+    specs: tuple[Path, ...],
+    settings: tuple[str, ...],
+    target: str,
+    root: Path | None,
+    seconds: float | None,
+    steps: int | None,
+    batch: int,
+    length: int,
+    rate: float,
+    seed: int,
+    threads: int | None,
+    device: str,
+    out: Path,
+) -> None:
+    """Train each SPEC on English text, byte by byte, all on the same batches, in turn.
+
+    A single SPEC is trained beside the dense model of equal active size. OUT gets a page with pictures (index.html)
+    and its numbers (results.json).
+    """
+    if steps is not None and seconds is not None:
+        raise click.UsageError("--steps and --seconds both say when to stop: take one of them")
+    _need_torch(threads)
+    from moedsl.trial.record import TrialRecord
+    from moedsl.trial.train import Budget
+
+    names = [path.name for path in specs]
+    record = TrialRecord(names, list(settings), seed=seed, rate=rate, batch=batch, length=length, device=device)
+    rivals = _contestants(specs, root, settings, target)
+    budget = Budget(steps, None if steps is not None else seconds or 120.0)
+    _train(rivals, record, budget)
+    _leave(record, out)
+
+
+def _need_torch(threads: int | None) -> None:
+    try:
+        import torch
+    except ImportError:
+        click.echo("error: a trial trains models, which needs PyTorch: pip install 'moedsl[torch]'", err=True)
+        sys.exit(1)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _contestants(
+    specs: tuple[Path, ...], root: Path | None, settings: tuple[str, ...], target: str
+) -> list[Contestant]:
+    """One for each spec; of a single spec with mixtures, its dense counterpart too."""
+    from moedsl import pipeline
+    from moedsl.cli.reporting import read, require
+    from moedsl.trial.contestants import Unfit, contestant, dense_result
+    from moedsl.trial.dense import NoTwin
+
+    found = []
+    try:
+        for spec in specs:
+            result = require(pipeline.compile, spec, root, settings, target)
+            found.append(contestant(result))
+        if len(specs) == 1:
+            found.append(contestant(dense_result(read(specs[0], root), result, settings)))
+    except Unfit as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except NoTwin as error:
+        click.echo(f"note: {error}, so it is trained alone", err=True)
+    return found
+
+
+def _train(rivals: list[Contestant], record: TrialRecord, budget: object) -> None:
+    import torch
+
+    from moedsl.cli.tables import print_contestants
+    from moedsl.trial.data import python_reference
+    from moedsl.trial.train import Runner, run
+    from moedsl.trial.verdict import verdict
+
+    corpus = python_reference()
+    record.threads = torch.get_num_threads()
+    record.texts, record.train_bytes = corpus.texts, corpus.train.numel()
+    record.held_out_bytes = corpus.held_out.numel()
+    runners = [Runner(rival, record.seed, record.rate, record.device) for rival in rivals]
+    record.contestants = [runner.record for runner in runners]
+    print_contestants(record)
+    _show(run(runners, corpus, budget, record), runners)  # type: ignore[arg-type]
+    record.prompt = bytes(corpus.held_out[:64].tolist()).decode(errors="ignore")
+    for runner in runners:
+        runner.write(record.prompt, 400, record.seed)
+    record.verdict, record.noise = verdict(record.contestants)
+
+
+def _show(progress: Iterator[Progress], runners: list[Runner]) -> None:
+    """Follow a run with a bar, and each contestant's loss beside it."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from moedsl.cli.tables import console
+
+    columns = (BarColumn(36), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console()) as bar:
+        task = bar.add_task("", total=1.0)
+        for now in progress:
+            bits = "  ".join(f"{r.contestant.name} {b:.2f}" for r, b in zip(runners, now.bits, strict=True))
+            words = f"step {now.step}  bits per byte: {bits}  {now.tokens_per_second:,.0f} bytes/s"
+            bar.update(task, completed=now.done, description=words)
+
+
+def _leave(record: TrialRecord, out: Path) -> None:
+    from moedsl.cli.tables import print_results
+    from moedsl.trial.page import page
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(record.json(), indent=1) + "\n", encoding="utf-8")
+    (out / "index.html").write_text(page(record), encoding="utf-8")
+    print_results(record)
+    click.echo(f"{record.verdict}\n{record.noise}\nPictures: {out / 'index.html'}   numbers: {out / 'results.json'}")

@@ -1,0 +1,1 @@
+"""`moedsl try`: train what specs describe, side by side on real text, and show what came of it."""

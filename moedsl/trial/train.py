@@ -1,0 +1,147 @@
+"""Trains contestants on the same batches, in turn, step by step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moedsl.trial.contestants import Contestant
+from moedsl.trial.data import Batches, Corpus
+from moedsl.trial.record import ContestantRecord, TrialRecord
+from moedsl.trial.routing import Gauge
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+READINGS = 48  # of the routing, over a run
+EVALUATIONS = 8
+WINDOWS = 64  # of held-out text, the same ones every time
+WARM_UP = 0.05  # of the run
+WEIGHT_DECAY = 0.1
+CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of steps, or of seconds (then the schedule follows the clock)."""
+
+    steps: int | None
+    seconds: float | None
+
+    def done(self, steps: int, seconds: float) -> float:
+        """0 at the start, 1 when it is used up."""
+        if self.steps is not None:
+            return steps / self.steps
+        assert self.seconds is not None
+        return min(1.0, seconds / self.seconds)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; `bits` are each contestant's latest losses."""
+
+    done: float
+    step: int
+    bits: tuple[float, ...]
+    tokens_per_second: float
+
+
+class Runner:
+    """One model in training."""
+
+    def __init__(self, contestant: Contestant, seed: int, rate: float, device: str) -> None:
+        import torch
+
+        self.contestant = contestant
+        self.model = contestant.make(seed).to(device)
+        matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
+        self.gauge = Gauge()
+        self.record = ContestantRecord(contestant.name, contestant.what, contestant.total, contestant.active)
+
+    def step(self, batch: Tensor, rate: float) -> None:
+        import torch
+
+        started = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        output = self.model(batch[:, :-1])
+        loss = _nats(output.logits, batch).mean()
+        whole = loss + sum(output.losses.values())
+        self.optimizer.zero_grad()
+        whole.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.record.train_bits.append(loss.item() / math.log(2))
+        self.record.seconds += time.perf_counter() - started
+        self.gauge.see(output.routing)
+
+    def evaluate(self, step: int, windows: Tensor) -> None:
+        """Held-out bits per byte, one number for each window."""
+        import torch
+
+        self.model.eval()
+        with torch.no_grad():
+            bits = [_nats(self.model(w[:, :-1]).logits, w).mean(1) / math.log(2) for w in windows.split(8)]
+        self.model.train()
+        self.record.window_bits = torch.cat(bits).tolist()
+        self.record.held_out_steps.append(step)
+        self.record.held_out_bits.append(sum(self.record.window_bits) / len(self.record.window_bits))
+
+    def write(self, prompt: str, length: int, seed: int) -> None:
+        """Let the model go on from `prompt`."""
+        import torch
+
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        tokens = torch.tensor([list(prompt.encode())], device=device)
+        generate: Any = self.contestant.package.generate
+        with torch.no_grad():
+            out = generate(self.model, tokens, max_new_tokens=length, temperature=0.7, top_p=0.95, seed=seed)
+        self.record.sample = bytes(out[0, -length:].clamp(0, 255).tolist()).decode(errors="replace")
+
+
+def _nats(logits: Tensor, batch: Tensor) -> Tensor:
+    """Cross-entropy of each next byte, [B, T]."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), batch[:, 1:], reduction="none")
+
+
+def learning_rate(done: float) -> float:
+    """A factor on the rate: a short ramp, then half a cosine down to a tenth."""
+    return min(1.0, (done + 1e-3) / WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+def run(runners: list[Runner], corpus: Corpus, budget: Budget, record: TrialRecord) -> Iterator[Progress]:
+    """Train until the budget is used up. Results are in the runners' records; a contestant never waits for another
+    by more than one step, so that whatever else the machine does falls on both alike."""
+    batches = Batches(corpus.train, record.batch, record.length, record.seed)
+    device = record.device
+    windows = corpus.windows(record.length, WINDOWS).to(device)
+    started = time.perf_counter()
+    step, done, read, evaluated = 0, 0.0, 0, 0
+    while done < 1.0:
+        if done * EVALUATIONS >= evaluated:
+            evaluated = int(done * EVALUATIONS) + 1
+            for runner in runners:
+                runner.evaluate(step, windows)
+        batch = batches.next().to(device)
+        for runner in runners:
+            runner.step(batch, record.rate * learning_rate(done))
+        step += 1
+        record.steps, record.seconds = step, time.perf_counter() - started
+        done = budget.done(step, record.seconds)
+        if done * READINGS >= read + 1 or done >= 1.0:
+            read = int(done * READINGS)
+            for runner in runners:
+                runner.gauge.read(step, runner.record.routing)
+        latest = tuple(runner.record.train_bits[-1] for runner in runners)
+        yield Progress(done, step, latest, record.tokens / max(1e-9, record.seconds))
+    for runner in runners:
+        runner.evaluate(step, windows)
