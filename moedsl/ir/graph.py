@@ -59,9 +59,10 @@ class RecordType:
     name: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Value:
-    """An edge: produced once, read by any number of nodes. `name` is what printed code calls it, without the suffix."""
+    """An edge: produced once, read by any number of nodes. `name` is what printed code calls it, without the suffix;
+    "" where nothing named it: written inline where it is read once."""
 
     name: str
     type: TensorType | RecordType
@@ -95,7 +96,9 @@ class Parameter:
 @dataclass(eq=False)
 class Node:
     """One operation. `place` is the attribute under which its weights or its called unit live ("" for pure ops);
-    `role` is the role it plays (q, gate, score, ...); `poisoned` where an error was reported: checks stay silent."""
+    `path` is that place in the spec's words (`q.linear` at attribute `q_linear`), "" where it is the same;
+    `role` is the role it plays (q, gate, score, ...); `poisoned` where an error was reported: checks stay silent.
+    """
 
     op: Op
     inputs: tuple[Value, ...]
@@ -105,6 +108,11 @@ class Node:
     span: Span = NOWHERE
     doc: str = ""
     poisoned: bool = False
+    path: str = ""
+
+    def calls(self) -> Iterator[tuple[str, str, Unit]]:
+        """(path, module, unit) for each unit instance under this node."""
+        return self.op.calls(self.place, self.path)
 
 
 @dataclass(eq=False)
@@ -114,6 +122,7 @@ class Unit:
     name: the recipe's name (classes are named after it); kind: model | block | attention | moe | experts | router |
     ffn | ...; doc: from the spec's comment; recipe: the terms.Recipe it was lowered from (None for the root);
     bank: number of copies side by side whose weights carry a leading experts axis, else 0.
+    wants: the ambient ops behind `ambients`, pairwise. handed: those of `taps` that are made here rather than below.
     """
 
     name: str
@@ -127,6 +136,8 @@ class Unit:
     recipe: Any = None
     bank: int = 0
     span: Span = NOWHERE
+    wants: list[Op] = field(default_factory=list)
+    handed: list[Value] = field(default_factory=list)
 
     def producer(self, value: Value) -> Node | None:
         return next((n for n in self.nodes if value in n.outputs), None)
@@ -175,11 +186,51 @@ class Graph:
         """Every instance of every unit, parents first, in order of execution."""
         yield from _walk(Place("", "", self.root))
 
+    def parameters(self) -> Iterator[tuple[str, str, Parameter, Place]]:
+        """(path in the spec's words, name in the module, parameter, place of its unit), tied ones once."""
+        from moedsl.ir.storage import parameters
+
+        return parameters(self)
+
+    def storage(self) -> dict[str, Storage]:
+        """Where each weight that the spec speaks of is kept, by its path; the same before and after rewrites."""
+        from moedsl.ir.storage import storage
+
+        return storage(self)
+
+    def sites(self) -> list[Site]:
+        """The places where routing is decided, in order of execution."""
+        from moedsl.ir.storage import sites
+
+        return sites(self)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A weight of the spec inside a parameter of the module: `length` entries from `start` along `axis` (all of them
+    where `axis` is None). `shape` is its own, experts first."""
+
+    path: str
+    module: str
+    shape: tuple[int, ...]
+    axis: int | None = None
+    start: int = 0
+    length: int = 0
+    bank: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where a routing decision is made, as `output.routing` names it."""
+
+    place: Place
+    value: Value
+
 
 def _walk(place: Place) -> Iterator[Place]:
     yield place
     for node in place.unit.nodes:
-        for path, module, unit in node.op.calls(node.place):
+        for path, module, unit in node.calls():
             yield from _walk(
                 Place(_join(place.path, path), _join(place.module, module), unit, parent=place)
             )

@@ -1,0 +1,238 @@
+"""Rotation, attention, and the values that are made once for all layers.
+
+An `Ambient` is asked for anywhere (`build.ambient(op)`); `thread.py` makes it a node of the root and hands its value
+down. Equal ambients are one. `name` is what units call it, `root_name` what the root calls it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from moedsl.ir.graph import Dim, RecordType, TensorType
+from moedsl.ir.ops_base import Op, Type, dims_of, number
+from moedsl.ir.shapes import agree
+
+TOKENS, PAST, MASK, CACHE = "tokens", "past", "mask", "cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ambient(Op):
+    """Made once at the root. `needs`: what it is made from, by the names of the root's own values (above).
+
+    `rank` orders ambients in signatures. One without `code` is an argument of the model itself (mask, cache).
+    """
+
+    name: ClassVar[str] = ""
+    root_name: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
+    rank: ClassVar[int] = 0
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (RecordType("Tensor"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskArgument(Ambient):
+    """The model's argument `mask`, [B, T]: True for real tokens, or None."""
+
+    name: ClassVar[str] = MASK
+    rank: ClassVar[int] = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheHandle(Ambient):
+    """The model's argument `cache`: keys and values of earlier tokens, or None."""
+
+    name: ClassVar[str] = CACHE
+    rank: ClassVar[int] = 9
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (RecordType("Cache"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past(Ambient):
+    """How many tokens the cache holds already."""
+
+    name: ClassVar[str] = PAST
+    needs: ClassVar[tuple[str, ...]] = (CACHE, TOKENS)
+    atom: ClassVar[bool] = False
+    code: ClassVar[str] = "0 if {0} is None else {0}.begin({1}.shape[1])"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (RecordType("int"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions(Ambient):
+    """Where each token stands, padding left out: [B, T] int."""
+
+    name: ClassVar[str] = "positions"
+    needs: ClassVar[tuple[str, ...]] = (TOKENS, PAST, MASK)
+    code: ClassVar[str] = "positions({0}, {1}, {2})"
+    imports: ClassVar[tuple[str, ...]] = (".state:positions",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryTable(Ambient):
+    """Cosines and sines for a `theta`: the first `size` of a head's `head` channels turn.
+
+    `table` and `rotate` are the functions of state.py: what makes it and what applies it. Tables with other numbers
+    have other names; kinds that pair and split alike share `rotate`.
+    """
+
+    theta: float
+    size: int
+    head: int
+    pairs: str = "halves"
+    table: str = "rotary_table"
+    rotate: str = "rotate"
+    name: ClassVar[str] = "rotary"
+    needs: ClassVar[tuple[str, ...]] = (TOKENS, PAST, MASK)
+    rank: ClassVar[int] = 1
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{self.table}(positions({{0}}, {{1}}, {{2}}))"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".state:{self.table}", ".state:positions")
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (RecordType("Rotary"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMask(Ambient):
+    """Which keys a query sees: what came before (`causal`), the latest `window` of it, and never padding.
+
+    None where an attention needs no mask beyond its causal flag, unless `tensor` (explicit scores).
+    """
+
+    causal: bool = True
+    window: int | None = None
+    tensor: bool = False
+    function: str = "causal_mask"
+    name: ClassVar[str] = MASK
+    root_name: ClassVar[str] = "attention_mask"
+    needs: ClassVar[tuple[str, ...]] = (TOKENS, PAST, MASK)
+    rank: ClassVar[int] = 2
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{self.function}({{0}}, {{1}}, {{2}})" if self.causal else f"{self.function}({{2}})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".state:{self.function}",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealRows(Ambient):
+    """Which rows are real tokens, [N] bool, or None where all are: padding is routed but not counted."""
+
+    rows: Dim
+    name: ClassVar[str] = "real"
+    needs: ClassVar[tuple[str, ...]] = (MASK, PAST)
+    rank: ClassVar[int] = 3
+    atom: ClassVar[bool] = False
+    code: ClassVar[str] = "None if {0} is None else {0}[:, {1}:].flatten()"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((self.rows,), "bool"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences(Ambient):
+    """How many sequences the rows are made of, for statistics per sequence."""
+
+    name: ClassVar[str] = "num_sequences"
+    needs: ClassVar[tuple[str, ...]] = (TOKENS,)
+    rank: ClassVar[int] = 4
+    code: ClassVar[str] = "{0}.shape[0]"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (RecordType("int"),)
+
+
+# --- in the layers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotate(Op):
+    """Queries or keys turned by their positions: (x [.., H, C], rotary)."""
+
+    table: RotaryTable
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{self.table.rotate}({{0}}, {{1}})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".state:{self.table.rotate}",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attend(Op):
+    """The weighted mean of values: (q [B, T, H, C], k [B, S, G, C], v [B, S, G, C], mask[, cache]) -> [B, T, H, C].
+
+    Prints as attend(q, k, v, mask, cache[, scale=..][, dropout=..]). `function` names one kind of core in state.py:
+    kinds differ in causal, grouped, cached, soft_cap, and in whether they take a scale or dropout. `scale` None is
+    1 / sqrt(C).
+    """
+
+    mask: AttentionMask
+    grouped: bool = False
+    cached_keys: bool = True
+    scale: float | None = None
+    soft_cap: float | None = None
+    dropout: float = 0.0
+    function: str = "attend"
+    carries: ClassVar[tuple[int, ...] | None] = (0, 1, 2)
+    looks: ClassVar[tuple[int, ...]] = (1, 2)
+
+    @property
+    def causal(self) -> bool:
+        return self.mask.causal
+
+    @property
+    def sees(self) -> str:  # type: ignore[override]
+        return "past" if self.causal else "all"
+
+    @property
+    def causal_form(self) -> str:
+        return "" if self.causal else "mask = causal"
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        scale = "" if self.scale is None else f", scale={number(self.scale)}"
+        rate = f", dropout={number(self.dropout)} if self.training else 0.0" if self.dropout else ""
+        return f"{self.function}({{args}}{scale}{rate})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".state:{self.function}",)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        q, k, v = (dims_of(i) for i in inputs[:3])
+        agree(q.dims[-1], k.dims[-1], "the head sizes of queries and keys")
+        agree(k.dims[-2], v.dims[-2], "the heads of keys and values")
+        return (TensorType((*q.dims[:-1], v.dims[-1]), q.dtype),)
+
+    def flops_per_position(self, *inputs: Type) -> int:
+        """Scores and mixing, for each position of the context."""
+        q, v = dims_of(inputs[0]), dims_of(inputs[2])
+        heads = q.dims[-2].size or 0
+        return 2 * heads * ((q.dims[-1].size or 0) + (v.dims[-1].size or 0))
+
+    def cached(self, *inputs: Type) -> int:
+        """Numbers that a cache keeps of one token."""
+        if not self.cached_keys:
+            return 0
+        k, v = dims_of(inputs[1]), dims_of(inputs[2])
+        return sum((t.dims[-2].size or 0) * (t.dims[-1].size or 0) for t in (k, v))

@@ -1,0 +1,174 @@
+"""Functions of elements, and along the last axis. None owns weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from moedsl.ir.graph import Dim, TensorType
+from moedsl.ir.ops_base import Op, Type, dims_of, number
+from moedsl.ir.shapes import broadcast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointwise(Op):
+    """A named function of torch, elementwise: silu, gelu, relu, sigmoid, tanh, softplus, sqrt, ..."""
+
+    function: str  # printed form, e.g. "F.silu", or with its operand: "{0}.sigmoid()"
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return self.function + ("" if "{0}" in self.function else "({0})")
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("F",) if self.function.startswith("F.") else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination(Op):
+    """a + b, a - b, a * b, a / b of tensors, or of a tensor and a number (`number` set: the right side)."""
+
+    operator: str
+    number: float | None = None
+    atom: ClassVar[bool] = False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        right = "{1}" if self.number is None else number(self.number)
+        return "{0} " + self.operator + " " + right
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        if len(inputs) == 1:
+            return (inputs[0],)
+        return (broadcast(dims_of(inputs[0]), dims_of(inputs[1]), f"the sides of `{self.operator}`"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Op):
+    """Times a number that the spec gives."""
+
+    factor: float
+    atom: ClassVar[bool] = False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return number(self.factor) + " * {0}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(Op):
+    """Kept within the limit on both sides, or only from above."""
+
+    limit: float
+    above_only: bool = False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        limit = number(self.limit)
+        return f"{{0}}.clamp(max={limit})" if self.above_only else f"{{0}}.clamp(-{limit}, {limit})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftCap(Op):
+    """limit * tanh(x / limit)."""
+
+    limit: float
+    atom: ClassVar[bool] = False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        limit = number(self.limit)
+        return f"{limit} * ({{0}} / {limit}).tanh()"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zeros(Op):
+    code: ClassVar[str] = "torch.zeros_like({0})"
+    imports: ClassVar[tuple[str, ...]] = ("torch",)
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast(Op):
+    """To float32 or wider, or back to the precision of the second input."""
+
+    dtype: str  # float32 | float
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "wide({0})" if self.dtype == "float32" else "{0}.to({1}.dtype)"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (".reference:wide",) if self.dtype == "float32" else ()
+
+    @property
+    def carries(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return (0,)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (replace(dims_of(inputs[0]), dtype=self.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Op):
+    """Along the last axis. `over` is that axis, for checks: over one entry the result is the constant 1."""
+
+    over: Dim
+    temperature: float = 1.0
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if self.temperature == 1:
+            return "{0}.softmax(-1)"
+        return f"({{0}} / {number(self.temperature)}).softmax(-1)"
+
+    @property
+    def normalizes(self) -> Dim:
+        return self.over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalize(Op):
+    """Divided by the sum along the last axis, plus `eps`."""
+
+    over: Dim
+    eps: float = 0.0
+    atom: ClassVar[bool] = False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        total = "{0}.sum(-1, keepdim=True)"
+        return f"{{0}} / ({total} + {self.eps!r})" if self.eps else f"{{0}} / {total}"
+
+    @property
+    def normalizes(self) -> Dim | None:
+        return None if self.eps else self.over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Op):
+    """Acts in training only."""
+
+    rate: float
+    imports: ClassVar[tuple[str, ...]] = ("F",)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"F.dropout({{0}}, {number(self.rate)}, self.training)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk(Op):
+    """Cut along the last axis into equal parts."""
+
+    parts: tuple[Dim, ...]
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{{0}}.chunk({len(self.parts)}, dim=-1)"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return tuple(TensorType((*x.dims[:-1], part), x.dtype) for part in self.parts)

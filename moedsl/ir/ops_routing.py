@@ -1,0 +1,352 @@
+"""Who serves which row: selection, dispatch, combine, the fused route, and losses over what was decided.
+
+Ties: E experts to choose among, K kept of them, N rows, R = N * K routed rows, sorted by expert (`Dispatch`).
+Types: RecordType("Routing") has expert_NK (int), weight_NK (float32) and logits_NE, then what losses read;
+RecordType("Dispatch") is the order of routed rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
+
+from moedsl.ir.graph import Dim, RecordType, TensorType
+from moedsl.ir.ops_base import Op, Type, dims_of
+
+ROUTING, DISPATCH = RecordType("Routing"), RecordType("Dispatch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(Op):
+    """[N, E] -> the indices of the `kept` largest, best first, ties to the lower index: [N, K] int."""
+
+    kept: Dim
+    choices: Dim
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{{0}}.sort(dim=-1, descending=True, stable=True).indices[:, :{self.kept.size}]"
+
+    @property
+    def chosen(self) -> tuple[Dim, Dim]:
+        return self.kept, self.choices
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((*dims_of(inputs[0]).dims[:-1], self.kept), "int"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gather(Op):
+    """What was kept of [N, E], by indices [N, K]."""
+
+    code: ClassVar[str] = "{0}.gather(-1, {1})"
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (replace(dims_of(inputs[1]), dtype=dims_of(inputs[0]).dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistic(Op):
+    """What a loss reads of a routing, summed over the real rows of each sequence, [S, E] or [S].
+
+    Inputs: what it is of (choices, first: expert_NK and logits; probability: gate; z: logits; tokens: logits), then
+    real_N, then the number of sequences (1 where absent).
+    """
+
+    which: str  # choices | first | probability | z | tokens
+    form: str = "given"  # probability: given (sums to 1) | softmax (of logits) | normalize
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        rest, value = "{1}, {2}", "{0}"
+        match self.which:
+            case "choices" | "first":
+                rest = "{2}, {3}"
+                picked = "{0}" if self.which == "choices" else "{0}[:, :1]"
+                value = f"torch.zeros_like({{1}}, dtype=torch.int64).scatter(1, {picked}, 1)"
+            case "z":
+                value = "{0}.logsumexp(1, keepdim=True).square()"
+            case "probability" if self.form == "softmax":
+                value = "{0}.softmax(-1)"
+            case "probability" if self.form == "normalize":
+                value = "F.normalize({0}, p=1.0, dim=-1)"
+            case "tokens":
+                return "count_tokens({0}, {1}, {2})"
+        squeeze = ".squeeze(1)" if self.which == "z" else ""
+        return f"segment_sum({value}, {rest}){squeeze}"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self.which == "tokens":
+            return (".routing:count_tokens",)
+        return (".reference:segment_sum", "torch", "F")
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (RecordType("Tensor"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed(Op):
+    """A routing put together from its parts: expert_NK, weight_NK, logits_NE, then statistics in the record's order."""
+
+    kept: Dim
+    choices: Dim
+    code: ClassVar[str] = "Routing({args})"
+    imports: ClassVar[tuple[str, ...]] = (".routing:Routing",)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (ROUTING,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route(Op):
+    """Scoring, choice, weights and statistics in one step: (logits_NE[, real_N[, num_sequences]]) -> Routing.
+
+    `before`: the score runs over all logits before selection; else over the kept ones alone. `normalize` divides the
+    kept by their sum plus `eps`; `scale` multiplies last. `distribution` is the probability that losses read.
+    """
+
+    name: str
+    kept: Dim
+    choices: Dim
+    score: str = "softmax"  # softmax | sigmoid | identity
+    before: bool = False
+    normalize: bool = False
+    eps: float = 0.0
+    scale: float = 1.0
+    statistics: tuple[str, ...] = ()
+    distribution: str = "softmax"  # softmax | sigmoid
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def top_k(self) -> int:
+        return self.kept.size or 0
+
+    @property
+    def num_experts(self) -> int:
+        return self.choices.size or 0
+
+    @property
+    def chosen(self) -> tuple[Dim, Dim]:
+        return self.kept, self.choices
+
+    @property
+    def normalizes(self) -> Dim | None:
+        """The axis over which weights add up to a constant."""
+        over_kept = (self.score == "softmax" and not self.before) or (self.normalize and not self.eps)
+        return self.kept if over_kept else None
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"route_{self.name}({{args}})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".routing:route_{self.name}",)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (ROUTING,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dispatch(Op):
+    """expert_NK -> the order in which routed rows stand, sorted by expert."""
+
+    experts: int
+    imports: ClassVar[tuple[str, ...]] = (".routing:dispatch",)
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"dispatch({{0}}, {self.experts})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (DISPATCH,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherRows(Op):
+    """(x_ND, rows) -> a copy of each row for each expert that it goes to, x_RD."""
+
+    routed: Dim
+    kept: Dim
+    code: ClassVar[str] = "gather_rows({0}, {1})"
+    imports: ClassVar[tuple[str, ...]] = (".routing:gather_rows",)
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def spread(self) -> Fraction:
+        return Fraction(self.kept.size or 1)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((self.routed, *x.dims[1:]), x.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combine(Op):
+    """(y_RD, weight_NK, rows) -> the weighted sum of each row's experts, y_ND."""
+
+    kept: Dim
+    code: ClassVar[str] = "combine({0}, {1}, {2})"
+    imports: ClassVar[tuple[str, ...]] = (".routing:combine",)
+    carries: ClassVar[tuple[int, ...] | None] = (0, 1)
+
+    @property
+    def spread(self) -> Fraction:
+        return Fraction(1, self.kept.size or 1)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        y, weight = dims_of(inputs[0]), dims_of(inputs[1])
+        return (TensorType((weight.dims[0], *y.dims[1:]), y.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowWeights(Op):
+    """(weight_NK, rows) -> the weight of each routed row, [R, 1]."""
+
+    routed: Dim
+    imports: ClassVar[tuple[str, ...]] = ("torch",)
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+    code: ClassVar[str] = (
+        "torch.zeros_like({0}.flatten())"
+        ".scatter(0, {1}.place_NK.flatten().long(), {0}.flatten()).unsqueeze(-1)"
+    )
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((self.routed, Dim("1", 1)), dims_of(inputs[0]).dtype),)
+
+
+# --- banks of several kinds -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindRows(Op):
+    """expert_NK -> choices of one kind counted from 0; those of other kinds go to its first, with no weight."""
+
+    first: int
+    count: int
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        last = self.first + self.count - 1
+        shift = f" - {self.first}" if self.first else ""
+        return (
+            f"({{0}}{shift}).where(({{0}} >= {self.first}) & ({{0}} <= {last}), 0)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindWeights(Op):
+    """(weight_NK, expert_NK) -> the weights of choices of one kind; zero for the others."""
+
+    first: int
+    count: int
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        last = self.first + self.count - 1
+        return f"{{0}}.where(({{1}} >= {self.first}) & ({{1}} <= {last}), 0)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSum(Op):
+    """weight_NK -> the total weight of each row, [N, 1]."""
+
+    code: ClassVar[str] = "{0}.sum(-1, keepdim=True)"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        weight = dims_of(inputs[0])
+        return (TensorType((*weight.dims[:-1], Dim("1", 1)), weight.dtype),)
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing(Op):
+    """Routings of one loss as one list: of each input all, some (`picks`), or, where it is a single one, itself."""
+
+    picks: tuple[tuple[int, ...] | str, ...]  # per input: indices | "all" | "one"
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if len(self.picks) == 1 and isinstance(self.picks[0], tuple):
+            return _some(0, self.picks[0])
+        return f"[{', '.join(self._part(i, pick) for i, pick in enumerate(self.picks))}]"
+
+    def _part(self, index: int, pick: tuple[int, ...] | str) -> str:
+        if pick == "one":
+            return f"{{{index}}}"
+        return f"*{{{index}}}" if isinstance(pick, str) else f"*{_some(index, pick)}"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (ROUTING,)
+
+
+def _some(index: int, indices: tuple[int, ...]) -> str:
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    stop = indices[-1] + 1
+    if step > 0 and indices == tuple(range(indices[0], stop, step)):
+        return f"{{{index}}}[{indices[0]}:{stop}{f':{step}' if step > 1 else ''}]"
+    return f"[{{{index}}}[i] for i in {indices}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerm(Op):
+    """A loss over `routing: list[Routing]`, the decisions of one mixture from bottom to top, coefficient applied.
+
+    `loss` is its name in the output; `function` the one in losses.py that computes it.
+    """
+
+    loss: str
+    function: str
+    coefficient: float
+    layers: str = "sum"
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{self.function}({{0}})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".losses:{self.function}",)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((), "float32"),)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance(LossTerm):
+    """See constructs/losses.py. `num_experts` None where places differ in it; `groups`: places of each layer."""
+
+    over: str = "site"
+    count: str = "share"
+    num_experts: int | None = None
+    top_k: int | None = None
+    groups: tuple[int, ...] = ()
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("first" if self.count == "first" else "choices", "probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZLoss(LossTerm):
+    """The mean of squared log-sum-exps of the logits."""
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("z",)
+
+

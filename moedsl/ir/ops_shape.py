@@ -1,0 +1,79 @@
+"""The same numbers in another arrangement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from moedsl.ir.graph import Dim, TensorType
+from moedsl.ir.ops_base import Op, Type, dims_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitHeads(Op):
+    """[.., HC] -> [.., H, C], by the axes that the flat one is made of."""
+
+    parts: tuple[Dim, ...]
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{{0}}.unflatten(-1, ({', '.join(str(d.size) for d in self.parts)}))"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((*x.dims[:-1], *self.parts), x.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeHeads(Op):
+    """[.., H, C] -> [.., HC]."""
+
+    flat: Dim
+    code: ClassVar[str] = "{0}.flatten(-2)"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((*x.dims[:-2], self.flat), x.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(Op):
+    """The stream as rows: [B, T, D] -> [N, D]."""
+
+    rows: Dim
+    code: ClassVar[str] = "{0}.flatten(0, 1)"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((self.rows, *x.dims[2:]), x.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrows(Op):
+    """Rows as the stream they were: [N, D] -> [B, T, D], shaped like the second input."""
+
+    code: ClassVar[str] = "{0}.view_as({1})"
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        y, like = dims_of(inputs[0]), dims_of(inputs[1])
+        return (TensorType((*like.dims[:-1], y.dims[-1]), y.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field(Op):
+    """`routing.expert_NK`: a tensor of a record. Gradients flow through the floating ones."""
+
+    field: str
+    type: TensorType
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{{0}}.{self.field}"
+
+    @property
+    def carries(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return () if self.type.dtype in ("int", "bool") else None
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (self.type,)

@@ -1,0 +1,167 @@
+"""Operations that own weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from moedsl.ir.graph import Dim, Parameter, TensorType
+from moedsl.ir.ops_base import Op, Type, dims_of
+from moedsl.ir.shapes import agree, rows_in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Op):
+    """y = x W^T (+ b). In a bank (`bank` > 0) inputs are (rows, Dispatch) and W is [bank, out, in].
+
+    `wide`: the input is float32 whatever the model's precision, so the weight is widened too.
+    `parts`: (path, size) of the linears whose outputs this fused one holds side by side, in order; empty if it is one.
+    """
+
+    out: Dim
+    inner: Dim
+    bias: bool = False
+    bank: int = 0
+    init: str = "normal"
+    std: float = 0.02
+    wide: bool = False
+    parts: tuple[tuple[str, int], ...] = ()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        lead = (self.bank,) if self.bank else ()
+        out, inner = self.out.size or 0, self.inner.size or 0
+        weight = Parameter("weight", (*lead, out, inner), self.init, self.std, bank=bool(self.bank))
+        bias = Parameter("bias", (*lead, out), "zeros", 0.0, bank=bool(self.bank))
+        return (weight, bias) if self.bias else (weight,)
+
+    def module(self) -> str:
+        return (
+            "" if self.bank else f"nn.Linear({self.inner.size}, {self.out.size}, bias={self.bias})"
+        )
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if self.bank:
+            with_bias = "grouped_linear_bias({0}, {self}, {self}_bias, {1})"
+            return with_bias if self.bias else "grouped_linear({0}, {self}, {1})"
+        if self.wide:
+            bias = ", wide({self}.bias)" if self.bias else ""
+            return f"F.linear({{0}}, wide({{self}}.weight){bias})"
+        return "{self}({0})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self.bank:
+            return (".experts:grouped_linear_bias" if self.bias else ".experts:grouped_linear",)
+        return ("F", ".reference:wide") if self.wide else ()
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        agree(x.dims[-1], self.inner, "what a linear map gets and what its weight takes")
+        return (TensorType((*x.dims[:-1], self.out), x.dtype),)
+
+    def flops(self, *inputs: Type) -> int:
+        return rows_in(inputs[0]) * 2 * (self.out.size or 0) * (self.inner.size or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(Op):
+    """Root-mean-square or layer norm over the last axis."""
+
+    over: Dim
+    form: str  # rms | layer
+    eps: float
+    weight: bool = True
+    bias: bool = False
+    offset: bool = False  # weight stored minus one
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if self.offset and self.weight:
+            return f"F.rms_norm({{0}}, ({self.over.size},), 1 + {{self}}, {self.eps!r})"
+        return "{self}({0})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("F",) if self.offset and self.weight else ()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        n = (self.over.size or 0,)
+        found = []
+        if self.weight:
+            found.append(Parameter("weight", n, "zeros" if self.offset else "ones", 0.0))
+        if self.bias and self.weight:
+            found.append(Parameter("bias", n, "zeros", 0.0))
+        return tuple(found)
+
+    def module(self) -> str:
+        if self.offset and self.weight:
+            return ""
+        n = self.over.size
+        affine = "" if self.weight else ", elementwise_affine=False"
+        if self.form == "rms":
+            return f"nn.RMSNorm({n}, eps={self.eps!r}{affine})"
+        bias = "" if self.bias or not self.weight else ", bias=False"
+        return f"nn.LayerNorm({n}, eps={self.eps!r}{affine}{bias})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding(Op):
+    """Row look-up, [..] int -> [.., D]."""
+
+    vocab: Dim
+    width: Dim
+    code: ClassVar[str] = "{self}({0})"
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (Parameter("weight", (self.vocab.size or 0, self.width.size or 0)),)
+
+    def module(self) -> str:
+        return f"nn.Embedding({self.vocab.size}, {self.width.size})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((*dims_of(inputs[0]).dims, self.width)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiedLinear(Op):
+    """y = x W^T with the weight of another place (`head = tied(embed)`); owns nothing. `of` is that place's module path
+    relative to the same unit; `transposed` where the other is a linear map from `out` to `inner`."""
+
+    of: str
+    out: Dim
+    inner: Dim
+    transposed: bool = False
+    imports: ClassVar[tuple[str, ...]] = ("F",)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"F.linear({{0}}, self.{{of}}.weight{'.t()' if self.transposed else ''})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        agree(x.dims[-1], self.inner, "what a tied map gets and what its weight takes")
+        return (TensorType((*x.dims[:-1], self.out), x.dtype),)
+
+    def flops(self, *inputs: Type) -> int:
+        return rows_in(inputs[0]) * 2 * (self.out.size or 0) * (self.inner.size or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedScale(Op):
+    """Times a learned factor: one for all (`over` None), one for each channel, or (`chosen`) for each chosen expert,
+    whose index is the second input."""
+
+    over: Dim | None = None
+    chosen: bool = False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "{0} * {self}[{1}]" if self.chosen else "{0} * {self}"
+
+    atom: ClassVar[bool] = False
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        size = self.over.size or 0 if self.over is not None else 1
+        return (Parameter("weight", (size,), "ones", 0.0),)

@@ -1,0 +1,58 @@
+"""When shapes fit. A misfit is raised here, inside the compiler only; the builder turns it into a diagnostic that
+shows where each of the two sizes was fixed."""
+
+from __future__ import annotations
+
+from moedsl.ir.graph import Dim, RecordType, TensorType
+
+
+class Mismatch(Exception):
+    """Two axes that should be one. Caught by `Builder.op`, never seen by users."""
+
+    def __init__(self, left: Dim, right: Dim, what: str) -> None:
+        super().__init__(what)
+        self.left, self.right, self.what = left, right, what
+
+
+def same(left: Dim, right: Dim) -> bool:
+    """Equal sizes; axes known only at run time are equal by letter."""
+    if left.size is None or right.size is None:
+        return left.size is right.size and left.letter == right.letter
+    return left.size == right.size
+
+
+def agree(left: Dim, right: Dim, what: str) -> None:
+    if not same(left, right):
+        raise Mismatch(left, right, what)
+
+
+def broadcast(left: TensorType, right: TensorType, what: str) -> TensorType:
+    """The type of an elementwise product: aligned from the last axis, where 1 goes with anything."""
+    longer, shorter = (left, right) if len(left.dims) >= len(right.dims) else (right, left)
+    lead = len(longer.dims) - len(shorter.dims)
+    dims = list(longer.dims)
+    for index, (a, b) in enumerate(zip(longer.dims[lead:], shorter.dims, strict=True), lead):
+        if a.size == 1:
+            dims[index] = b
+        elif b.size != 1:
+            agree(*((a, b) if longer is left else (b, a)), what)
+    dtype = "float32" if "float32" in (left.dtype, right.dtype) else left.dtype
+    return TensorType(tuple(dims), dtype)
+
+
+def rows_in(type_: TensorType | RecordType) -> int:
+    """Rows of the last axis per row of the stream: the product of the axes of known size before it (heads)."""
+    assert isinstance(type_, TensorType)
+    total = 1
+    for dim in type_.dims[:-1]:
+        total *= dim.size or 1
+    return total
+
+
+def spell(type_: TensorType | RecordType) -> str:
+    """`[B, T, D 64]`, for diagnostics and dumps."""
+    if isinstance(type_, RecordType):
+        return type_.name
+    sizes = [d.letter if d.size is None or d.letter == str(d.size) else f"{d.letter} {d.size}" for d in type_.dims]
+    dtype = "" if type_.dtype == "float" else f" {type_.dtype}"
+    return f"[{', '.join(sizes)}]{dtype}"
