@@ -18,7 +18,7 @@ MAX_DEPTH = 64
 _CLOSERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _OPENERS = {closer: opener for opener, closer in _CLOSERS.items()}
 _SHOWN = {"RPAR": ")", "RSQB": "]", "RBRACE": "}"}
-_DEEPENING = frozenset({"PLUS", "MINUS", "STAR", "SLASH"})
+_DEEPENING = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "DOT"})
 
 
 @dataclass
@@ -81,9 +81,9 @@ def _close_body(brackets: _Brackets, index: int, unbalanced: bool) -> None:
     if not any(lexemes[at].type == "LBRACE" for at in brackets.open):
         _extra(brackets, index)
         return
-    while lexemes[brackets.open[-1]].type != "LBRACE":
-        _unclosed(brackets, index)
-    while unbalanced and _belongs_further_out(brackets, index):
+    while lexemes[brackets.open[-1]].type != "LBRACE" or (
+        unbalanced and _belongs_further_out(brackets, index)
+    ):
         _unclosed(brackets, index)
     brackets.open.pop()
 

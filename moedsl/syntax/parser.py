@@ -105,19 +105,22 @@ class _State:
 
 @dataclass
 class _Reading:
-    """`marks`: per open body, where its present statement began: a state to return to, and an index."""
+    """`marks`: per open body, where its present statement began: a state to return to, and an index. `near`: the same
+    for the last brace or line end, from where nothing has gone wrong."""
 
     state: _State
     lexemes: list[Lexeme]
     sink: Sink
     at: int = 0
     marks: list[tuple[Any, int]] = field(default_factory=list)
+    near: tuple[Any, int] = (None, 0)
 
 
 def _read(state: _State, lexemes: list[Lexeme], sink: Sink) -> Any:
     from lark.exceptions import UnexpectedToken
 
-    reading = _Reading(state, lexemes, sink, marks=[(state.mark(), 0)])
+    start = (state.mark(), 0)
+    reading = _Reading(state, lexemes, sink, marks=[start], near=start)
     while reading.at < len(lexemes) and len(sink.found) < MAX_COMPLAINTS:
         lexeme = _worded(state, lexemes, reading.at)
         try:
@@ -146,11 +149,14 @@ def _worded(state: _State, lexemes: list[Lexeme], at: int) -> Lexeme:
 
 def _advance(reading: _Reading, kind: str) -> None:
     reading.at += 1
+    if kind not in ("_NL", "LBRACE", "RBRACE"):
+        return
+    reading.near = (reading.state.mark(), reading.at)
     if kind == "_NL":
-        reading.marks[-1] = (reading.state.mark(), reading.at)
+        reading.marks[-1] = reading.near
     elif kind == "LBRACE":
-        reading.marks.append((reading.state.mark(), reading.at))
-    elif kind == "RBRACE":
+        reading.marks.append(reading.near)
+    else:
         reading.marks.pop()
 
 
@@ -158,7 +164,7 @@ def _recover(reading: _Reading) -> None:
     """Report the lexeme that does not fit, and go to the next statement as if this one did not stand there."""
     bad = reading.lexemes[reading.at]
     mark, began = reading.marks[-1]
-    expected = _expected(reading, mark, began) if bad.type != BAD else set()
+    expected = _expected(reading) if bad.type != BAD else set()
     if _is_second_statement(reading, expected):
         _split(reading)
         return
@@ -166,13 +172,14 @@ def _recover(reading: _Reading) -> None:
     if bad.type != BAD:
         reading.sink.add(_explain(reading, began, expected))
     reading.at = _end_of_statement(reading.lexemes, reading.at)
-    reading.marks[-1] = (reading.state.mark(), reading.at)
+    reading.marks[-1] = reading.near = (reading.state.mark(), reading.at)
 
 
-def _expected(reading: _Reading, mark: Any, began: int) -> set[str]:
-    """What could have stood there. Lark has reduced for the bad lexeme already, so the statement is read again."""
+def _expected(reading: _Reading) -> set[str]:
+    """What could have stood there. Lark has reduced for the bad lexeme already, so a part is read again."""
+    mark, since = reading.near
     reading.state.return_to(mark)
-    for at in range(began, reading.at):
+    for at in range(since, reading.at):
         reading.state.feed(_worded(reading.state, reading.lexemes, at))
     return reading.state.accepts()
 
@@ -197,7 +204,7 @@ def _split(reading: _Reading) -> None:
     bad = reading.lexemes[reading.at]
     reading.sink.add(two_statements(reading.lexemes, reading.at))
     reading.state.feed(Lexeme("_NL", "", bad.span))
-    reading.marks[-1] = (reading.state.mark(), reading.at)
+    reading.marks[-1] = reading.near = (reading.state.mark(), reading.at)
 
 
 def _end_of_statement(lexemes: list[Lexeme], at: int) -> int:
@@ -207,8 +214,6 @@ def _end_of_statement(lexemes: list[Lexeme], at: int) -> int:
         kind = lexemes[at].type
         if kind == "LBRACE":
             depth += 1
-        elif kind == "RBRACE" and depth == 0:
-            return at
         elif kind == "RBRACE":
             depth -= 1
         at += 1
@@ -240,5 +245,5 @@ def _unfinished(reading: _Reading, last: Lexeme) -> Any:
     if not reading.sink.has_errors:
         reading.lexemes.append(last)
         reading.at = len(reading.lexemes) - 1
-        reading.sink.add(_explain(reading, began, _expected(reading, mark, began)))
+        reading.sink.add(_explain(reading, began, _expected(reading)))
     return None
