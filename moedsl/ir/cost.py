@@ -103,22 +103,20 @@ class _Counter:
                 zip([*unit.inputs, *unit.ambients], rows, strict=False)
             )
             seen: set[str] = set()
-            lines = tuple(
-                line for node in unit.nodes for line in self._node(node, density, seen)
-            )
+            lines = tuple(line for node in unit.nodes for line in self._node(node, density, seen))
             outputs = tuple(density.get(v, ONE) for v in [*unit.outputs, *unit.taps])
             self.memo[key] = (lines, outputs)
         return self.memo[key]
 
     def _node(self, node: Node, density: dict[Value, Fraction], seen: set[str]) -> Iterator[Line]:
         rows = tuple(density.get(v, ONE) for v in node.inputs)
-        units = [(path, unit) for path, _, unit in node.op.calls(node.place)]
+        units = list(node.calls())
         if units:
             results: Rows = ()
-            for path, unit in units:
+            for path, module, unit in units:
                 lines, results = self.walk(unit, rows)
-                yield _line(path, unit, lines, owned=path not in seen)
-                seen.add(path)
+                yield _line(path, unit, lines, owned=module not in seen)
+                seen.add(module)
                 rows = (*results[:1], *rows[1:])  # a stack hands its stream from layer to layer
         else:
             yield self._weights(node, rows, owned=node.place not in seen)
@@ -144,8 +142,15 @@ class _Counter:
                 active=int(parameter.size * share),
                 trainable=parameter.size * parameter.trainable,
             )
+        kept, choices = getattr(node.op, "chosen", None) or (None, None)
+        if (
+            kept and choices
+        ):  # a selection knows better than a bank, which may be one of several kinds
+            experts, density = choices.size or 0, density * (kept.size or 0)
         picks = density if experts else Fraction(0)
-        return Line(node.place, "", type(node.op).__name__.lower(), counted, experts, picks)
+        return Line(
+            node.path or node.place, "", type(node.op).__name__.lower(), counted, experts, picks
+        )
 
 
 def _line(path: str, unit: Unit, parts: tuple[Line, ...], owned: bool) -> Line:
@@ -153,7 +158,7 @@ def _line(path: str, unit: Unit, parts: tuple[Line, ...], owned: bool) -> Line:
     counted = sum((part.sum for part in parts), Sum())
     if not owned:
         counted = Sum(flops=counted.flops, cache_bytes=counted.cache_bytes)
-    widest = max(parts, key=lambda part: part.experts, default=None)
+    widest = max(parts, key=lambda part: (part.picks < part.experts, part.experts), default=None)
     experts, picks = (widest.experts, widest.picks) if widest else (0, Fraction(0))
     return Line(path, unit.name, unit.kind, counted, experts, picks, parts)
 

@@ -1,0 +1,101 @@
+"""Who sees the future: a proof over the flow from ids to what is predicted from them.
+
+An output predicts the next id where it has a value for each entry of a vocabulary and row t of it answers to row t of
+ids. Nothing on any way from those ids to that output may then depend on later rows, unless the spec allows it or says
+what takes its place when decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from moedsl.checks.flow import Flow, Strand
+from moedsl.checks.traits import causal_form, lookahead
+from moedsl.diagnostics.model import Label, Sink
+from moedsl.ir.graph import NOWHERE, Graph, Node, TensorType, Value
+from moedsl.ir.ops import Embedding
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`rules`: what the spec puts in place of the operations that look ahead, when decoding."""
+
+    kind: Literal["causal", "decodes", "looks ahead", "nothing to decode"]
+    rules: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        rules = ", ".join(self.rules)
+        return f"causal when decoding with {rules}" if self.kind == "decodes" else self.kind
+
+
+def causality(graph: Graph) -> Verdict:
+    """One verdict for the whole model."""
+    found = list(_predictions(graph))
+    ahead = [node for _, _, strand in found for node in _ordered(strand.ahead)]
+    if not found:
+        return Verdict("nothing to decode")
+    rules = tuple(dict.fromkeys(lookahead(node) for node in ahead))
+    if "" in rules or "allowed" in rules:
+        return Verdict("looks ahead")
+    return Verdict("decodes", rules) if rules else Verdict("causal")
+
+
+def check_causality(graph: Graph, sink: Sink) -> None:
+    for output, tokens, strand in _predictions(graph):
+        for node in _ordered(strand.ahead):
+            if not lookahead(node):
+                _report(node, output, tokens, strand, sink)
+
+
+def _predictions(graph: Graph) -> Iterator[tuple[Value, Value, Strand]]:
+    """(output, the ids whose next one it predicts, how they reach it)"""
+    root = graph.root
+    sizes = _vocabularies(graph)
+    for output, strands in zip(root.outputs, Flow().summary(root), strict=False):
+        for index, strand in strands.items():
+            source = [*root.inputs, *root.ambients][index]
+            if strand.aligned and _is_ids(source) and _width(output) in sizes:
+                yield output, source, strand
+
+
+def _vocabularies(graph: Graph) -> set[int | None]:
+    return {
+        node.op.vocab.size
+        for u in graph.units
+        for node in u.nodes
+        if isinstance(node.op, Embedding)
+    }
+
+
+def _is_ids(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.dtype == "int"
+
+
+def _width(value: Value) -> int | None:
+    return (
+        value.type.dims[-1].size if isinstance(value.type, TensorType) and value.type.dims else None
+    )
+
+
+def _ordered(nodes: frozenset[Node]) -> list[Node]:
+    return sorted(nodes, key=lambda node: (node.span.file, node.span.start, node.place))
+
+
+def _report(node: Node, output: Value, tokens: Value, strand: Strand, sink: Sink) -> None:
+    what = f"`{node.role or node.place}`" if node.role or node.place else "this"
+    places = [Label(output.span, f"`{output.name}` predicts what follows each of `{tokens.name}`")]
+    causal = next(iter(_ordered(strand.past)), None)
+    if causal is not None:
+        places.append(Label(causal.span, "on the same way, this sees only what came before"))
+    form = causal_form(node)
+    instead = f"write `{form}`, or " if form else ""
+    sink.error(
+        "E0410",
+        f"`{output.name}` would see the future: {what} looks at the whole sequence",
+        node.span,
+        "sees later tokens as well as earlier ones",
+        secondary=tuple(label for label in places if label.span != NOWHERE),
+        help=f"{instead}say what decides when decoding: `phase(train = ..., decode = ...)`",
+    )

@@ -1,0 +1,93 @@
+"""What training cannot move: parameters that no gradient reaches, and values that nothing reads.
+
+Published systems do some of this on purpose (one expert a token with its weight divided by itself), so a constant
+weight warns; a parameter that is cut off for any other reason is an error.
+"""
+
+from __future__ import annotations
+
+from moedsl.checks.backward import Backward
+from moedsl.checks.traits import constant
+from moedsl.diagnostics.model import Label, Sink
+from moedsl.ir.graph import NOWHERE, Graph, Node, Unit
+from moedsl.ir.info import ranges
+
+
+def check_gradients(graph: Graph, sink: Sink) -> None:
+    unread = Backward("values").missed(graph, taps=True)
+    by_all = Backward("gradients").missed(graph)
+    by_outputs = Backward("gradients", losses=()).missed(graph)
+    nearly = Backward("nearly").missed(graph)
+    homes = {node: unit for unit in graph.units for node in unit.nodes}
+    for node, paths in by_outputs.items():
+        if node.poisoned or node in unread or not trainable(node):
+            continue
+        if node not in nearly and (cause := _constant_after(node, homes[node])):
+            _warn_constant(node, cause, paths, node in by_all, sink)
+        elif node in by_all:
+            _report_cut_off(node, by_all[node], sink)
+
+
+def check_unread(graph: Graph, sink: Sink) -> None:
+    """Values that are made and never read. The last of a chain is named, not all of it."""
+    unread = Backward("values").missed(graph, taps=True)
+    read = {value for node in unread for value in node.inputs}
+    for node, paths in unread.items():
+        if node.poisoned or node.span == NOWHERE or any(value in read for value in node.outputs):
+            continue
+        name = node.place or node.role or next((value.name for value in node.outputs), "")
+        weights = " and its weights never change" if trainable(node) else ""
+        sink.warn(
+            "W1004",
+            f"nothing reads {_named(paths) if node.place else f'`{name}`'}{weights}",
+            node.span,
+            "made here, and read by no output and no loss",
+            help="use it, or take it out",
+        )
+
+
+def trainable(node: Node) -> bool:
+    """Are there weights in the node, or anywhere below it, that training is meant to move?"""
+    own = any(p.trainable and not p.buffer for p in node.op.parameters())
+    below = (unit for _, _, unit in node.calls())
+    return own or any(trainable(inner) for unit in dict.fromkeys(below) for inner in unit.nodes)
+
+
+def _constant_after(node: Node, unit: Unit) -> Node | None:
+    """The operation behind the node that makes a constant of what it is given."""
+    import networkx
+
+    behind = networkx.descendants(unit.network, node)
+    return next((n for n in unit.nodes if n in behind and constant(n)), None)
+
+
+def _named(paths: list[str]) -> str:
+    return ", ".join(f"`{path}`" for path in ranges(reversed(paths)))
+
+
+def _warn_constant(node: Node, cause: Node, paths: list[str], dead: bool, sink: Sink) -> None:
+    axis = constant(cause)
+    who = "no gradient reaches" if dead else "only losses move"
+    places = (
+        Label(axis.origin if axis else NOWHERE, "one is picked here, so its share is all there is"),
+        Label(node.span, "this stays as it was initialised" if dead else "this"),
+    )
+    sink.warn(
+        "W1001",
+        f"{who} {_named(paths)}: the weight that it decides is always 1",
+        cause.span,
+        "one number divided by itself",
+        secondary=tuple(label for label in places if label.span not in (NOWHERE, cause.span)),
+        help="let the weight come from all scores (`gate = score -> softmax`, and no `weigh`), "
+        "or pick two or more",
+    )
+
+
+def _report_cut_off(node: Node, paths: list[str], sink: Sink) -> None:
+    sink.error(
+        "E0501",
+        f"no gradient reaches {_named(paths)}",
+        node.span,
+        "its result matters, but not in a way that can be differentiated",
+        help="let a weight or a loss read it, or freeze it on purpose",
+    )

@@ -1,0 +1,72 @@
+"""What the checks read from an operation: traits that any op may state, each with a default for those that do not.
+
+No check knows an operation, a router or an attention by name. An op of somebody else's package takes part in every
+proof by stating these on its class or as properties:
+
+  sees        "row" | "past" | "all": which rows of a sequence the result at one row depends on
+  looks       inputs through which it sees more than its own row (None: all of them; (1, 2) for queries, keys, values)
+  lookahead   "" where seeing the future is a fault, "allowed" where the spec says so, else the rule that replaces the
+              operation when decoding, in the spec's words
+  causal_form what to write instead so that the future stays unseen ("mask = causal"), for help
+  carries     inputs through which gradients flow (None: all of them)
+  normalizes  the axis along which the result adds up to one: over a single entry it is the constant 1
+  fields      of an operation that makes a record: which field each of its inputs becomes ("" for the rest)
+  chosen      (picks, choices): the axes of a selection
+  coefficient of a loss: its operation asks for gradients of its own; None: not a loss
+  capacity    slots that a choice has, as a multiple of its even share (None: as many as needed)
+"""
+
+from __future__ import annotations
+
+from moedsl.ir.graph import Dim, Node, TensorType, Value
+
+
+def sees(node: Node, index: int) -> str:
+    """What the node sees through one of its inputs."""
+    looks = getattr(node.op, "looks", None)
+    return node.op.sees if looks is None or index in looks else "row"
+
+
+def lookahead(node: Node) -> str:
+    return getattr(node.op, "lookahead", "")
+
+
+def causal_form(node: Node) -> str:
+    return getattr(node.op, "causal_form", "")
+
+
+def carries(node: Node, index: int) -> bool:
+    """Does a gradient of the node's results reach this input?"""
+    value = node.inputs[index]
+    inputs = node.op.carries
+    return differentiable(value) and (inputs is None or index in inputs)
+
+
+def differentiable(value: Value) -> bool:
+    return not (isinstance(value.type, TensorType) and value.type.dtype in ("int", "bool"))
+
+
+def constant(node: Node) -> Dim | None:
+    """The axis of one entry along which the node normalises, if so: its result is 1 whatever comes in."""
+    axis: Dim | None = getattr(node.op, "normalizes", None)
+    return axis if axis is not None and axis.size == 1 else None
+
+
+def fields(node: Node) -> tuple[str, ...] | None:
+    return getattr(node.op, "fields", None)
+
+
+def chosen(node: Node) -> tuple[Dim, Dim] | None:
+    return getattr(node.op, "chosen", None)
+
+
+def capacity(node: Node) -> float | None:
+    return getattr(node.op, "capacity", None)
+
+
+def is_loss(node: Node) -> bool:
+    return coefficient(node) is not None
+
+
+def coefficient(node: Node) -> float | None:
+    return getattr(node.op, "coefficient", None)
