@@ -1,0 +1,143 @@
+"""A construct with its settings: every one typed, bounded and filled in, the bank first, since others may ask its
+size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moedsl.constructs.declare import Bank, Construct, Expression
+from moedsl.model import banks, blocks, evaluate, instance, merge, problems, terms, values
+from moedsl.model.algebra import changed
+from moedsl.model.run import Run
+from moedsl.model.scope import At, Entry, Env, Frame, Layer, tensors
+from moedsl.source import Span
+
+SEQUENCED = "block"  # the construct whose body is statements in order
+
+
+@dataclass
+class _Filling:
+    """One construct being filled in."""
+
+    run: Run
+    cls: type[Construct]
+    frame: Frame
+    at: At
+    span: Span
+
+
+def instantiate(
+    run: Run,
+    cls: type[Construct],
+    layers: tuple[Layer, ...],
+    env: Env,
+    at: At,
+    *,
+    name: str,
+    span: Span,
+    doc: str = "",
+) -> terms.Recipe | None:
+    """The recipe that layers of settings make of a construct."""
+    if cls.name == SEQUENCED:
+        return blocks.block(run, cls, layers, at, name=name, span=span, doc=doc)
+    before = len(run.sink.found)
+    path = f"{env.frame.path}{name}."
+    frame = merge.frame_of(run, Frame(name, path, cls), layers)
+    healthy = len(run.sink.found) == before
+    run.keep(frame)
+    filling = _Filling(run, cls, frame, at, span)
+    with run.body(mentions=False):
+        lets = _lets(filling)
+        settings = _settings(filling)
+    if settings is None or lets is None or not healthy:
+        return None
+    recipe = terms.Recipe(
+        cls.name,
+        name,
+        settings,
+        name,
+        lets,
+        doc=doc,
+        given=frozenset(n for n, e in frame.given.items() if not e.implicit),
+        origins=tuple((n, e.span) for n, e in frame.given.items() if not e.implicit),
+        span=span,
+    )
+    return recipe if instance.checked(run, recipe) else None
+
+
+def _lets(filling: _Filling) -> tuple[terms.Let, ...] | None:
+    """Tensors named in the body: they read `x` and each other."""
+    run, lets, good = filling.run, [], True
+    for entry in list(filling.frame.names.values()):
+        if entry.kind != "let" or entry.value is None:
+            continue
+        env = Env(tensors("x"), entry.env)
+        run.keep(env)
+        term = evaluate.evaluate(run, entry.value, env, filling.at)
+        if term is not None and terms.type_of(term) != "tensor":
+            problems.wrong_type(run.sink, f"`let {entry.name}`", "a tensor", term, entry.span)
+            term = None
+        good = good and term is not None
+        if term is not None:
+            lets.append(terms.Let(entry.name, term, entry.span))
+    return tuple(lets) if good else None
+
+
+def _settings(filling: _Filling) -> tuple[tuple[str, terms.Term], ...] | None:
+    _run, cls, frame = filling.run, filling.cls, filling.frame
+    good = _present(filling)
+    found: dict[str, terms.Term | None] = {}
+    for name in sorted(cls.settings, key=lambda n: not isinstance(cls.settings[n], Bank)):
+        if name not in frame.given:
+            continue
+        found[name] = term = _setting(filling, name)
+        if (isinstance(cls.settings[name], Bank) and filling.at.choices is None) or _first_bank(
+            cls
+        ) == name:
+            filling.at = replace(filling.at, choices=banks.size(term) or filling.at.choices)
+        good = good and term is not None
+    return tuple((name, found[name]) for name in cls.settings) if good else None  # type: ignore[misc]
+
+
+def _first_bank(cls: type[Construct]) -> str | None:
+    return next((name for name, setting in cls.settings.items() if isinstance(setting, Bank)), None)
+
+
+def _present(filling: _Filling) -> bool:
+    """Defaults stand in for what the spec does not say; what has none must be said."""
+    run, frame, good = filling.run, filling.frame, True
+    for name, setting in filling.cls.settings.items():
+        if name in frame.given:
+            continue
+        entry = run.default_entry(frame, name)
+        if entry is None:
+            problems.missing_setting(run.sink, name, setting, filling.cls.name, filling.span)
+            good = False
+        else:
+            frame.given[name] = entry
+    return good
+
+
+def _setting(filling: _Filling, name: str) -> terms.Term | None:
+    return _entry_term(filling, name, filling.frame.given[name])
+
+
+def _entry_term(filling: _Filling, name: str, entry: Entry) -> terms.Term | None:
+    run, setting = filling.run, filling.cls.settings[name]
+    slot = values.Slot(filling.cls.name, name, setting)
+    sees = setting.sees if isinstance(setting, Expression) else getattr(setting, "sees", ("x",))
+    env = Env(tensors(*sees), entry.env)
+    at = filling.at.blaming(filling.span) if entry.implicit and entry.old is None else filling.at
+    run.keep(env)
+    assert entry.value is not None
+    term = values.coerce(run, slot, entry.value, env, at, entry.edits)
+    if entry.operator == "=":
+        return term
+    before = entry.old or run.default_entry(filling.frame, name)
+    if before is None:
+        problems.nothing_to_edit(run.sink, name, entry.span, filling.frame)
+        return None
+    return changed(run, _entry_term(filling, name, before), entry.operator, term, entry.span)
+
+
+__all__ = ["instantiate"]

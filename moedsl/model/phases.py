@@ -1,0 +1,60 @@
+"""Training phases: what they say is about places and losses, so names stay words until the graph is there."""
+
+from __future__ import annotations
+
+from moedsl.model import evaluate, problems, terms
+from moedsl.model.run import Run
+from moedsl.model.scope import At, Entry, Env
+from moedsl.syntax import ast
+
+
+def stage(run: Run, entry: Entry, at: At) -> terms.Stage:
+    """`stage tune { init = pretrain  train = all - sparse.experts }`."""
+    settings: list[tuple[str, terms.Term]] = []
+    seen: dict[str, ast.Assign] = {}
+    for statement in entry.body.statements if entry.body is not None else ():
+        if not isinstance(statement, ast.Assign) or statement.operator != "=":
+            run.sink.error("E0218", "a stage says `path = value`", statement.span)
+            continue
+        for target in statement.targets:
+            path = dotted(target)
+            if path in seen:
+                problems.duplicate(run.sink, path, target.span, seen[path].span)
+                continue
+            seen[path] = statement
+            term = _said(run, statement.value, entry.env, at)
+            if term is not None:
+                settings.append((path, term))
+    return terms.Stage(entry.name, tuple(settings), entry.span)
+
+
+def _said(run: Run, expr: ast.Expr, env: Env, at: At) -> terms.Term | None:
+    """A selection of places, a list, a number, or a construct such as a loss."""
+    with run.step(expr.span):
+        match expr:
+            case ast.Path():
+                return terms.Word(dotted(expr), expr.span)
+            case ast.Binary(operator, left, right) if operator in "+-":
+                one, other = _said(run, left, env, at), _said(run, right, env, at)
+                if one is None or other is None:
+                    return None
+                return terms.Arithmetic(operator, one, other, expr.span)  # type: ignore[arg-type]
+            case ast.List(items):
+                found = [(item.name, _said(run, item.value, env, at)) for item in items]
+                kept = tuple((name, term) for name, term in found if term is not None)
+                return terms.Items(kept, expr.span)
+    return evaluate.evaluate(run, expr, env, at)
+
+
+def dotted(path: ast.Path) -> str:
+    """`layer[3].sparse.[a, b]`, as it is written."""
+    text = ""
+    for part in path.parts:
+        match part:
+            case ast.Index(value):
+                text += f"[{value}]"
+            case ast.Group(names):
+                text += f".[{', '.join(names)}]"
+            case _:
+                text += f".{part}" if text else str(part)
+    return text

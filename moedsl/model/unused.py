@@ -1,0 +1,30 @@
+"""What nothing reads: a warning where it was declared, and its mistakes all the same."""
+
+from __future__ import annotations
+
+from moedsl.model import evaluate, problems
+from moedsl.model.run import Run
+from moedsl.model.scope import At, Entry, Frame
+
+_ALWAYS = ("input", "output", "checkpoint", "stage", "parallel", "adapter", "model")
+
+
+def report(run: Run, model: Frame, file: Frame) -> None:
+    before = [entry for entry in model.names.values() if _unread(entry, file.owner)]
+    loose = [
+        entry for entry in file.names.values() if entry.frame is file and _unread(entry, file.owner)
+    ]
+    for entry in (*before, *loose):
+        if entry.kind == "set":
+            if entry.name not in run.root_settings:
+                problems.unread_setting(run.sink, entry.name, entry.span, run.root_settings)
+            continue
+        if not entry.parameters and entry.kind != "let":
+            evaluate.mentioned(run, entry, entry.span, At(), ())
+        problems.unused(run.sink, entry.kind, entry.name, entry.span)
+
+
+def _unread(entry: Entry, file: str) -> bool:
+    """Only what this file says itself: what an imported model does not read is its own affair."""
+    here = entry.span.file == file or entry.span.file.startswith("--set")
+    return here and not entry.used and not entry.implicit and entry.kind not in _ALWAYS

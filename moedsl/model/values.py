@@ -1,0 +1,295 @@
+"""A setting's declared type decides what an expression may be there, before any name is looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moedsl.constructs.declare import (
+    Bank,
+    Expression,
+    Flag,
+    Listed,
+    Number,
+    PlaceOf,
+    RecipeOf,
+    Setting,
+    Words,
+)
+from moedsl.model import banks, calls, evaluate, flows, problems, terms
+from moedsl.model.run import Run
+from moedsl.model.scope import At, Env, Layer
+from moedsl.source import Span
+from moedsl.syntax import ast
+
+Some = terms.Term | None
+Edits = tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One setting of one construct, as messages speak of it."""
+
+    construct: str
+    name: str
+    setting: Setting
+
+    @property
+    def what(self) -> str:
+        return f"`{self.name}`" if not self.construct else f"`{self.name}` of `{self.construct}`"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        match self.setting:
+            case Words(choices=choices):
+                return choices
+            case Flag():
+                return ("true", "false")
+        return getattr(self.setting, "words", ())
+
+
+def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits = ()) -> Some:
+    """The term that the setting gets from `expr`; None where a diagnostic was made."""
+    with run.step(at.where(expr)):
+        if isinstance(expr, ast.Path) and not edits:
+            settled, term = _name(run, slot, expr, env, at)
+            if settled:
+                return term
+        special = calls.special_form(expr, env)
+        if special == "phase":
+            return _phase(run, slot, expr, env, at, edits)  # type: ignore[arg-type]
+        if special == "by_layer":
+            found = flows.by_layer(run, expr, env, at)  # type: ignore[arg-type]
+            return None if found is None else coerce(run, slot, found[0], found[1], at, edits)
+        match slot.setting:
+            case Bank():
+                return banks.bank(run, slot, expr, env, at, edits)
+            case Listed():
+                return _listed(run, slot, expr, env, at, edits)
+            case PlaceOf():
+                return _place(run, slot, expr, env, at)
+        term = evaluate.evaluate(run, expr, env, at, edits)
+        return None if term is None else fit(run, slot, term, at.where(expr))
+
+
+def _name(run: Run, slot: Slot, expr: ast.Path, env: Env, at: At) -> tuple[bool, Some]:
+    """A single name: a word of the setting's own, or what a parameter stands for. (whether settled, term)"""
+    name = expr.name
+    if name is None:
+        return False, None
+    span = at.where(expr)
+    if name in slot.words:
+        return True, terms.Word(name, span)
+    entry = env.find(name)
+    if (
+        entry is not None
+        and entry.value is not None
+        and entry.at is not None
+        and not entry.is_tensor
+    ):
+        with run.body(mentions=False):
+            term = coerce(run, slot, entry.value, entry.env, entry.at)
+        return True, replace(term, place=name) if isinstance(term, terms.Recipe) else term
+    if (
+        entry is not None
+        and entry.kind == "set"
+        and entry.value is not None
+        and _is_word(entry.value, slot)
+    ):
+        entry.used = True
+        return True, terms.Word(entry.value.name, span)  # type: ignore[union-attr,arg-type]
+    wordy = isinstance(slot.setting, Words | Flag)
+    if wordy or (
+        entry is None
+        and isinstance(slot.setting, Number)
+        and slot.words
+        and name not in env.names()
+    ):
+        if entry is None and name not in ("index", "choices") and not _root_name(run, name, at):
+            problems.not_a_word(run.sink, slot.what, name, slot.words, span)
+            return True, None
+    return False, None
+
+
+def _root_name(run: Run, name: str, at: At) -> bool:
+    return at.blame is not None and run.root is not None and name in run.root.names
+
+
+def _is_word(value: ast.Expr, slot: Slot) -> bool:
+    return isinstance(value, ast.Path) and value.name in slot.words
+
+
+def _phase(run: Run, slot: Slot, expr: ast.Call, env: Env, at: At, edits: Edits) -> Some:
+    branches = calls.phases(run, expr, at)
+    if branches is None:
+        return None
+    if (isinstance(slot.setting, Number) and not slot.setting.phases) or isinstance(
+        slot.setting, Words | Flag
+    ):
+        run.sink.error("E0210", f"{slot.what} is the same in every phase", at.where(expr))
+        return None
+    train, eval_, decode = (coerce(run, slot, branch, env, at, edits) for branch in branches)
+    if train is None or eval_ is None or decode is None:
+        return None
+    return terms.Phase(train, eval_, decode, at.where(expr))
+
+
+def _place(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At) -> terms.Text | None:
+    """`tied(embed)`: the path of a place, whose recipe must be there."""
+    span = at.where(expr)
+    if not isinstance(expr, ast.Path) or not all(isinstance(part, str) for part in expr.parts):
+        run.sink.error("E0210", f"{slot.what} wants the name of a place", span)
+        return None
+    with run.body(mentions=False):
+        term = evaluate.evaluate(run, ast.Path(expr.parts[:1], expr.span), env, at)
+    if term is None:
+        return None
+    if terms.type_of(term) != "recipe":
+        problems.wrong_type(run.sink, slot.what, "the name of a place", term, span)
+        return None
+    return terms.Text(".".join(str(part) for part in expr.parts), span)
+
+
+def _listed(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits) -> Some:
+    if not isinstance(expr, ast.List) or edits:
+        term = _item(run, slot, expr, env, at, edits)
+        if term is None or isinstance(term, terms.Word | terms.Items):
+            return term
+        return terms.Items(((None, term),), at.where(expr))
+    found = [(item.name, _item(run, slot, item.value, env, at)) for item in expr.items]
+    if any(term is None for _, term in found):
+        return None
+    return terms.Items(tuple(found), at.where(expr))  # type: ignore[arg-type]
+
+
+def _item(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits = ()) -> Some:
+    setting = slot.setting
+    assert isinstance(setting, Listed)
+    if setting.texts and isinstance(expr, ast.Path) and expr.name and env.find(expr.name) is None:
+        return terms.Word(expr.name, at.where(expr))
+    term = evaluate.evaluate(run, expr, env, at, edits)
+    return None if term is None else fit(run, slot, term, at.where(expr))
+
+
+# --- fitting -----------------------------------------------------------------------------------
+
+
+def fit(run: Run, slot: Slot, term: terms.Term, span: Span) -> Some:
+    """The term as the setting keeps it, or a diagnostic that says what was expected and what came."""
+    if isinstance(term, terms.Word) and term.text in slot.words:
+        return term
+    if isinstance(term, terms.Phase) and not isinstance(slot.setting, Number | Words | Flag):
+        branches = [fit(run, slot, branch, span) for branch in (term.train, term.eval, term.decode)]
+        return None if None in branches else term
+    match slot.setting:
+        case Number() as setting:
+            return _number(run, slot, setting, term, span)
+        case Words() | Flag():
+            problems.wrong_type(run.sink, slot.what, f"one of {_words(slot)}", term, span)
+            return None
+        case Expression() as setting:
+            return _expression(run, slot, setting, term, span)
+        case RecipeOf(kinds=kinds, tensors=True) if terms.type_of(term) == "tensor":
+            return term
+        case RecipeOf(kinds=kinds) | Bank(kinds=kinds):
+            return _recipe(run, slot, kinds, term, span)
+        case Listed() as listed:
+            return _list_item(run, slot, listed, term, span)
+    return term
+
+
+def _words(slot: Slot) -> str:
+    return ", ".join(f"`{word}`" for word in slot.words)
+
+
+def _number(run: Run, slot: Slot, setting: Number, term: terms.Term, span: Span) -> Some:
+    if isinstance(term, terms.Recipe) and run.kind(term) == "number":
+        return term  # a number with state
+    if isinstance(term, terms.Phase) and setting.phases:
+        parts = [_number(run, slot, setting, p, span) for p in (term.train, term.eval, term.decode)]
+        return None if None in parts else terms.Phase(*parts, span=term.span)  # type: ignore[arg-type]
+    if not isinstance(term, terms.Number):
+        wanted = "a whole number" if setting.whole else "a number"
+        words = f" or {_words(slot)}" if slot.words else ""
+        problems.wrong_type(run.sink, slot.what, wanted + words, term, span)
+        return None
+    return _bounded(run, slot, setting, term, span)
+
+
+def _bounded(
+    run: Run, slot: Slot, setting: Number, term: terms.Number, span: Span
+) -> terms.Number | None:
+    value = term.value
+    if setting.whole and value != int(value):
+        problems.out_of_bounds(run.sink, slot.what, "a whole number", value, span)
+        return None
+    low, high = setting.low, setting.high
+    under = low is not None and (value < low or (setting.exclusive_low and value == low))
+    over = high is not None and value > high
+    if not under and not over:
+        return replace(term, value=int(value)) if setting.whole else term
+    at_least = (
+        f"more than {low:g}"
+        if setting.exclusive_low and low is not None
+        else f"at least {low or 0:g}"
+    )
+    needs = [at_least] if low is not None else []
+    needs += [f"at most {high:g}"] if high is not None else []
+    problems.out_of_bounds(run.sink, slot.what, " and ".join(needs), value, span)
+    return None
+
+
+def _expression(run: Run, slot: Slot, setting: Expression, term: terms.Term, span: Span) -> Some:
+    kind = terms.type_of(term)
+    if kind not in ("tensor", "recipe", "number"):
+        problems.wrong_type(run.sink, slot.what, "an expression", term, span)
+        return None
+    if kind == "recipe" and not setting.bare and not begins_with_tensor(term):
+        names = ", ".join(f"`{name}`" for name in setting.sees)
+        problems.wrong_type(
+            run.sink, slot.what, "an expression that begins with a tensor", term, span,
+            help=f"say what it reads: {names}, as in `{setting.sees[0]} -> ...`",
+        )  # fmt: skip
+        return None
+    return term
+
+
+def begins_with_tensor(term: terms.Term) -> bool:
+    """`gate + balancing(rate = 1e-3)` does: a tensor beside what ignores its input."""
+    match term:
+        case terms.Tensor() | terms.Apply() | terms.Number():
+            return True
+        case terms.Arithmetic(left=left):
+            return begins_with_tensor(left)
+        case terms.Phase(train=train):
+            return begins_with_tensor(train)
+    return False
+
+
+def _recipe(run: Run, slot: Slot, kinds: tuple[str, ...], term: terms.Term, span: Span) -> Some:
+    wanted = " or ".join(problems.a(kind) for kind in kinds) or "a recipe"
+    if terms.type_of(term) != "recipe":
+        more = (
+            {"help": "leave the input away: the place feeds it"}
+            if terms.type_of(term) == "tensor"
+            else {}
+        )
+        problems.wrong_type(run.sink, slot.what, wanted, term, span, **more)
+        return None
+    if kinds and isinstance(term, terms.Recipe):
+        cls = run.registry.get(term.construct)
+        if cls is not None and not run.kinds(cls) & set(kinds):
+            problems.wrong_kind(run.sink, slot.what, kinds, term, cls.kind, span)
+            return None
+    return term
+
+
+def _list_item(run: Run, slot: Slot, setting: Listed, term: terms.Term, span: Span) -> Some:
+    if setting.texts:
+        if isinstance(term, terms.Text | terms.Word | terms.Number | terms.Items):
+            return term
+        problems.wrong_type(run.sink, slot.what, "texts", term, span)
+        return None
+    if isinstance(term, terms.Items):
+        found = [_recipe(run, slot, setting.kinds, item, span) for _, item in term.items]
+        return None if None in found else term
+    return _recipe(run, slot, setting.kinds, term, span)
