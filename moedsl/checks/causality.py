@@ -13,9 +13,11 @@ from typing import Literal
 
 from moedsl.checks.flow import Flow, Strand
 from moedsl.checks.traits import causal_form, lookahead
-from moedsl.diagnostics.model import Label, Sink
-from moedsl.ir.graph import NOWHERE, Graph, Node, TensorType, Value
+from moedsl.diagnostics.model import Edit, Label, Sink
+from moedsl.ir.graph import NOWHERE, Graph, Node, TensorType, Unit, Value
 from moedsl.ir.ops import Embedding
+from moedsl.model import terms
+from moedsl.source import Span
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def check_causality(graph: Graph, sink: Sink) -> None:
     for output, tokens, strand in _predictions(graph):
         for node in _ordered(strand.ahead):
             if not lookahead(node):
-                _report(node, output, tokens, strand, sink)
+                _report(graph, node, output, tokens, strand, sink)
 
 
 def _predictions(graph: Graph) -> Iterator[tuple[Value, Value, Strand]]:
@@ -83,19 +85,33 @@ def _ordered(nodes: frozenset[Node]) -> list[Node]:
     return sorted(nodes, key=lambda node: (node.span.file, node.span.start, node.place))
 
 
-def _report(node: Node, output: Value, tokens: Value, strand: Strand, sink: Sink) -> None:
-    what = f"`{node.role or node.place}`" if node.role or node.place else "this"
+def _report(
+    graph: Graph, node: Node, output: Value, tokens: Value, strand: Strand, sink: Sink
+) -> None:
+    unit = next(unit for unit in graph.units if node in unit.nodes)
+    setting, _, value = causal_form(node).partition(" = ")
+    written = _written(unit, setting)
     places = [Label(output.span, f"`{output.name}` predicts what follows each of `{tokens.name}`")]
     causal = next(iter(_ordered(strand.past)), None)
     if causal is not None:
         places.append(Label(causal.span, "on the same way, this sees only what came before"))
-    form = causal_form(node)
-    instead = f"write `{form}`, or " if form else ""
+    instead = f"write `{setting} = {value}`, or " if value else ""
     sink.error(
         "E0410",
-        f"`{output.name}` would see the future: {what} looks at the whole sequence",
-        node.span,
+        f"`{output.name}` would see the future: `{node.role or node.place or unit.name}` "
+        "looks at the whole sequence",
+        written or node.span,
         "sees later tokens as well as earlier ones",
         secondary=tuple(label for label in places if label.span != NOWHERE),
         help=f"{instead}say what decides when decoding: `phase(train = ..., decode = ...)`",
+        edits=(Edit(written, value),) if written else (),
     )
+
+
+def _written(unit: Unit, setting: str) -> Span | None:
+    """Where the spec wrote the word of this setting itself, if it did."""
+    if unit.recipe is None or setting not in unit.recipe.given:
+        return None
+    word, span = unit.recipe.setting(setting), unit.recipe.origin(setting)
+    exact = isinstance(word, terms.Word) and span.end - span.start == len(word.text)
+    return span if exact else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from moedsl.checks.causality import causality, check_causality
-from moedsl.diagnostics.model import Diagnostic, Sink
+from moedsl.diagnostics.model import Diagnostic, Edit, Sink
 from moedsl.ir.graph import Dim, Graph, TensorType, Unit, Value
 from moedsl.ir.ops import Call, Combination, Embedding, Linear, Norm
+from moedsl.model import terms
+from moedsl.source import Span
 from tests.checks import hand
 from tests.checks.hand import Sizes
 
@@ -42,6 +44,21 @@ def test_attention_without_a_mask_sees_the_future() -> None:
         "`logits` predicts what follows each of `tokens`"
     ]
     assert str(causality(graph)) == "looks ahead"
+
+
+def test_the_word_that_was_written_is_mended() -> None:
+    attention = hand.attention(S, D, sees="all")
+    origin = Span(30, 34, "spec")
+    attention.recipe = terms.Recipe(
+        "attention",
+        "own",
+        settings=(("mask", terms.Word("none")),),
+        given=frozenset({"mask"}),
+        origins=(("mask", origin),),
+    )
+    (problem,) = found(decoder(attention=attention))
+    assert problem.primary.span == origin
+    assert problem.edits == (Edit(origin, "causal"),)
 
 
 def test_a_router_that_ranks_the_sequence_is_shown_with_what_is_causal() -> None:
