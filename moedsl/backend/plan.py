@@ -15,10 +15,11 @@ from moedsl.backend.plan_classes import ClassView, Names, name_classes, plan_cla
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
 from moedsl.backend.plan_views import plan_routing, plan_runtime
-from moedsl.backend.plan_words import docstring, legend
+from moedsl.backend.plan_words import count, docstring, legend
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
-from moedsl.ir.graph import Graph
+from moedsl.ir.graph import Graph, TensorType, Value
+from moedsl.ir.info import info_table
 from moedsl.source import Source
 
 
@@ -69,7 +70,7 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     root = plan_model(graph, names)
     model = ModelView(
         first_line,
-        docstring("\n\n".join(part for part in (summary(graph), legend(graph)) if part), 0),
+        docstring("\n\n".join((summary(graph), numbers(graph), legend(graph))), 0),
         names.imports.blocks(),
         plan_output(graph),
         (*classes, root),
@@ -85,11 +86,24 @@ def summary(graph: Graph) -> str:
     return graph.root.doc.strip() or f"The model {graph.name}."
 
 
+def numbers(graph: Graph) -> str:
+    total = info_table(graph).total
+    active = (
+        f", {count(total.active)} of them active for a token" if total.active != total.total else ""
+    )
+    return f"{count(total.total)} parameters{active}."
+
+
 def plan_output(graph: Graph) -> OutputView:
     outputs = [f"{value.name}: Tensor" for value in graph.root.outputs]
-    doc = "What a forward gives back."
+    letters = ", ".join(f"{v.name} [{_axes(v)}]" for v in graph.root.outputs)
+    doc = f"{letters}; losses by name, each a scalar with its coefficient; and by place how rows were routed."
     fields = (*outputs, "losses: dict[str, Tensor]", "routing: dict[str, Routing]")
     return OutputView(docstring(doc, 1), fields)
+
+
+def _axes(value: Value) -> str:
+    return ", ".join(value.type.letters) if isinstance(value.type, TensorType) else value.type.name
 
 
 def plan_exports(

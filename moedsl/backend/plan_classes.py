@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,8 +11,10 @@ from moedsl.backend.naming import attribute, camel, class_name
 from moedsl.backend.plan_lines import call_lines, statement_lines
 from moedsl.backend.plan_words import describe, docstring
 from moedsl.backend.statements import Writer, suffix
-from moedsl.ir.graph import Graph, Node, Parameter, RecordType, Unit, Value
-from moedsl.ir.ops import Call, Stack
+from moedsl.ir import ops
+from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
+from moedsl.ir.graph import Parameter as Weight
+from moedsl.ir.ops import Call, Op, Stack
 
 BODY = 2
 MEMBER = 1
@@ -75,7 +78,7 @@ def _bound_names(unit: Unit) -> tuple[str, ...]:
 
 
 def _called_names(unit: Unit) -> tuple[str, ...]:
-    return tuple(called.name for node in unit.nodes for _, _, called in node.op.calls(node.place))
+    return tuple(called.name for node in unit.nodes for _, _, called in node.calls())
 
 
 def _sizes(unit: Unit) -> tuple[str, ...]:
@@ -84,18 +87,20 @@ def _sizes(unit: Unit) -> tuple[str, ...]:
 
 def plan_class(unit: Unit, names: Names) -> ClassView:
     """The class of a unit that is not the root."""
+    inputs = parameters(unit)
     results = [*unit.outputs, *unit.taps]
-    inputs = {value: input_name(value) for value in [*unit.inputs, *unit.ambients]}
-    writer = Writer(unit, dict(inputs), names.reserved, results=results)
+    writer = Writer(unit, {p.value: p.name for p in inputs}, names.reserved, results=results)
     body = writer.lines()
     for node in writer.live():
         names.imports.ask(node.op.imports)
-    parameters = [f"{name}: {annotation(value)}" for value, name in inputs.items()]
-    signature = call_lines(
-        "def forward", ["self", *parameters], f" -> {result_type(results)}:", MEMBER
-    )
-    for value in [*inputs, *results]:
+    for value in [*(p.value for p in inputs), *results]:
         names.imports.ask(annotation_imports(value))
+    signature = call_lines(
+        "def forward",
+        ["self", *(f"{p.name}: {p.annotation}" for p in inputs)],
+        f" -> {result_type(results)}:",
+        MEMBER,
+    )
     return ClassView(
         names.classes[unit],
         "nn.Module",
@@ -105,26 +110,51 @@ def plan_class(unit: Unit, names: Names) -> ClassView:
     )
 
 
-def input_name(value: Value) -> str:
-    letters = "" if value.name in _OPTIONAL else suffix(value)
-    return value.name + (f"_{letters}" if letters else "")
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a `forward`."""
+
+    value: Value
+    name: str
+    annotation: str
 
 
-# Values that a caller may leave out.
-_OPTIONAL = frozenset({"mask", "cache", "real", "attention_mask"})
+def parameters(unit: Unit) -> list[Parameter]:
+    """Inputs, then what the root hands down."""
+    found = [Parameter(v, f"{v.name}_{suffix(v)}".rstrip("_"), annotation(v)) for v in unit.inputs]
+    wants = dict(zip(unit.ambients, unit.wants, strict=False))
+    for value in unit.ambients:
+        kind = annotation(value) + (" | None" if may_be_none(wants.get(value)) else "")
+        found.append(Parameter(value, f"{value.name}_{suffix(value)}".rstrip("_"), kind))
+    return found
+
+
+def may_be_none(ambient: Op | None) -> bool:
+    """Is this value None for some calls of the model: no padding, no cache?"""
+    match ambient:
+        case ops.AttentionMask(tensor=tensor, causal=causal):
+            return not (tensor and causal)
+        case ops.MaskArgument() | ops.CacheHandle() | ops.RealRows():
+            return True
+    return False
 
 
 def annotation(value: Value) -> str:
-    name = value.type.name if isinstance(value.type, RecordType) else "Tensor"
-    return f"{name} | None" if value.name in _OPTIONAL else name
+    return value.type.name if isinstance(value.type, RecordType) else "Tensor"
+
+
+_HOMES = {
+    "Tensor": "Tensor",
+    "Cache": ".state:Cache",
+    "Rotary": ".state:Rotary",
+    "Routing": ".routing:Routing",
+    "Dispatch": ".routing:Dispatch",
+}
 
 
 def annotation_imports(value: Value) -> tuple[str, ...]:
-    homes = {"Cache": ".state:Cache", "Rotary": ".state:Rotary", "Routing": ".routing:Routing"}
-    homes["Dispatch"] = ".routing:Dispatch"
-    if isinstance(value.type, RecordType):
-        return (homes[value.type.name],) if value.type.name in homes else ()
-    return ("Tensor",)
+    name = annotation(value)
+    return (_HOMES[name],) if name in _HOMES else ()
 
 
 def result_type(results: Sequence[Value]) -> str:
@@ -152,17 +182,22 @@ def _attribute(node: Node, names: Names) -> list[str]:
         case Stack(runs=runs):
             return [f"{place} = nn.ModuleList({_layers(runs, names)})"]
     if module := node.op.module():
-        return [f"{place} = {module}"]
+        return [f"{place} = {_short_exponents(module)}"]
     return [_bare(node, parameter, names) for parameter in node.op.parameters()]
 
 
-def parameter_name(node: Node, parameter: Parameter) -> str:
+def _short_exponents(code: str) -> str:
+    """`1e-05` as people write it, `1e-5`."""
+    return re.sub(r"(?<=\de)([+-])0(?=\d)", r"\1", code)
+
+
+def parameter_name(node: Node, parameter: Weight) -> str:
     """`gate_up` for its weight, `gate_up_bias` for what stands beside it."""
     place = attribute(node.place)
     return place if parameter.name in ("", "weight") else f"{place}_{parameter.name}"
 
 
-def _bare(node: Node, parameter: Parameter, names: Names) -> str:
+def _bare(node: Node, parameter: Weight, names: Names) -> str:
     names.imports.ask(["torch"])
     shape = ", ".join(map(str, parameter.shape))
     name = parameter_name(node, parameter)

@@ -125,11 +125,7 @@ def split_items(text: str) -> list[str]:
     if not cuts:
         return []
     edges = [-1, *cuts, len(text)]
-    return [
-        text[a + 1 : b].strip()
-        for a, b in pairwise(edges)
-        if text[a + 1 : b].strip()
-    ]
+    return [text[a + 1 : b].strip() for a, b in pairwise(edges) if text[a + 1 : b].strip()]
 
 
 def _operands(text: str) -> list[str]:

@@ -11,19 +11,16 @@ from moedsl.backend.plan_classes import (
     ClassView,
     Method,
     Names,
-    annotation,
     annotation_imports,
     attributes,
-    input_name,
     parameter_name,
+    parameters,
 )
 from moedsl.backend.plan_lines import STEP, WIDTH, call_lines, indented, statement_lines
-from moedsl.backend.plan_words import docstring
-from moedsl.backend.statements import Text, Writer, suffix
+from moedsl.backend.plan_words import docstring, flow
+from moedsl.backend.statements import Text, Writer
 from moedsl.ir.graph import Graph, Node, Parameter, Unit, Value
 from moedsl.ir.ops import Stack
-
-OPTIONAL = ("mask", "cache")
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,9 @@ def plan_model(graph: Graph, names: Names) -> ClassView:
     lines = attributes(root, names)
     if any(isinstance(node.op, Stack) for node in root.nodes):
         lines = (*lines, "self.checkpoint_layers = False")
-    return ClassView(names.classes[root], "nn.Module", docstring("", MEMBER), lines, tuple(methods))
+    return ClassView(
+        names.classes[root], "nn.Module", docstring(flow(graph), MEMBER), lines, tuple(methods)
+    )
 
 
 _RUN = Method(
@@ -59,7 +58,7 @@ _RUN = Method(
         "    return checkpoint(layer, *inputs, use_reentrant=False)",
         "return layer(*inputs)",
     ),
-    ('"""One layer; with `checkpoint_layers` backward makes its activations again."""',),
+    docstring("One layer; with `checkpoint_layers` backward makes its activations again.", BODY),
 )
 
 
@@ -71,32 +70,29 @@ def losses_of(unit: Unit) -> list[Node]:
 def _forward(root: Unit, names: Names) -> Method:
     losses = losses_of(root)
     results = [*root.outputs, *(node.outputs[0] for node in losses), *root.taps]
-    inputs = {value: input_name(value) for value in [*root.inputs, *root.ambients]}
+    inputs = parameters(root)
     taps: list[Tap] = []
     writer = Writer(
         root,
-        dict(inputs),
+        {p.value: p.name for p in inputs},
         names.reserved,
         results=results,
         pinned=frozenset(root.outputs),
-        loop=lambda w, node: _loop(w, node, names, taps),
-        finish=lambda w, parts: _finish(w, parts, losses, taps, len(root.outputs)),
+        loop=lambda w, node: _loop(w, node, taps),
+        finish=lambda w, parts: _finish(parts, losses, taps, len(root.outputs)),
     )
     body = writer.lines()
     for node in writer.live():
         names.imports.ask(node.op.imports)
-    parameters = []
-    for value, name in inputs.items():
-        names.imports.ask(annotation_imports(value))
-        default = " = None" if value.name in OPTIONAL else ""
-        parameters.append(f"{name}: {annotation(value)}{default}")
-    signature = call_lines("def forward", ["self", *parameters], " -> Output:", MEMBER)
-    return Method(signature, body)
+    for p in inputs:
+        names.imports.ask(annotation_imports(p.value))
+    items = [
+        f"{p.name}: {p.annotation}{' = None' if 'None' in p.annotation else ''}" for p in inputs
+    ]
+    return Method(call_lines("def forward", ["self", *items], " -> Output:", MEMBER), body)
 
 
-def _finish(
-    writer: Writer, parts: list[Text], losses: list[Node], taps: list[Tap], outputs: int
-) -> list[str]:
+def _finish(parts: list[Text], losses: list[Node], taps: list[Tap], outputs: int) -> list[str]:
     values = parts[outputs : outputs + len(losses)]
     entries = [f'"{n.op.loss}": {part.code}' for n, part in zip(losses, values, strict=True)]
     lines = [*_dictionary("losses", entries), *_routing(taps)]
@@ -139,7 +135,7 @@ def _indices(indices: tuple[int, ...]) -> str:
     return repr(indices)
 
 
-def _loop(writer: Writer, node: Node, names: Names, taps: list[Tap]) -> list[str]:
+def _loop(writer: Writer, node: Node, taps: list[Tap]) -> list[str]:
     """`for layer in self.layer:` with what every layer hands up collected in lists."""
     assert isinstance(node.op, Stack)
     stack, stream = node.op, writer.names[node.outputs[0]]
@@ -169,7 +165,7 @@ def tap_path(unit: Unit, tap: Value) -> str:
     node = unit.producer(tap)
     if node is None:
         return ""
-    for _, module, called in node.op.calls(node.place):
+    for _, module, called in node.calls():
         inner = list(called.taps)
         index = list(node.outputs).index(tap) - len(called.outputs)
         if called.kind == "router":
@@ -214,7 +210,9 @@ def _init_weights(graph: Graph) -> Method:
     return Method(
         ("def init_weights(self, seed: int = 0) -> None:",),
         tuple(lines),
-        ('"""Start from new weights; equal seeds give equal weights on one kind of device."""',),
+        docstring(
+            "Start from new weights; equal seeds give equal ones on one kind of device.", BODY
+        ),
         "@torch.no_grad()",
     )
 
@@ -279,9 +277,3 @@ def endings(inits: dict[str, tuple[str, float]], start: tuple[str, float]) -> li
                 ends.append(end)
                 break
     return ends
-
-
-def output_values(root: Unit) -> list[str]:
-    return [
-        f"{value.name}_{suffix(value)}" if suffix(value) else value.name for value in root.outputs
-    ]

@@ -2,14 +2,165 @@
 
 from __future__ import annotations
 
-from moedsl.backend.routing_view import RoutingView
-from moedsl.backend.runtime_view import RuntimeView
+from collections.abc import Iterator
+from typing import cast
+
+from moedsl.backend.losses_view import BalanceView, LossView, ZView
+from moedsl.backend.routing_view import RouteView, RoutingView, Statistic
+from moedsl.backend.runtime_view import GenerationView, RuntimeView
+from moedsl.backend.state_view import AttendView, MaskView, RotaryView, StateView
+from moedsl.ir import ops
 from moedsl.ir.graph import Graph
+from moedsl.ir.ops_base import Op
+
+
+def every_op(graph: Graph) -> Iterator[Op]:
+    """The ops of all units, callees first, and what ambients are made of."""
+    for unit in graph.units:
+        for node in unit.nodes:
+            yield node.op
+            if isinstance(node.op, ops.Attend):
+                yield node.op.mask
+            elif isinstance(node.op, ops.Rotate):
+                yield node.op.table
+
+
+# --- routing.py, experts.py, kernels.py, reference.py ----------------------------------------------
 
 
 def plan_routing(graph: Graph, header: str, package: str) -> RoutingView | None:
-    return None
+    """None where nothing is routed."""
+    used = list(every_op(graph))
+    routes = {op.name: route_view(op) for op in used if isinstance(op, ops.Route)}
+    if not any(isinstance(op, ops.Route | ops.Routed | ops.Dispatch) for op in used):
+        return None
+    return RoutingView(
+        header=header,
+        package=package,
+        routes=tuple(routes.values()),
+        expert_bias=any(isinstance(op, ops.Linear) and op.bank and op.bias for op in used),
+    )
+
+
+def route_view(op: ops.Route) -> RouteView:
+    return RouteView(
+        name=op.name,
+        num_experts=op.num_experts,
+        top_k=op.top_k,
+        score=op.score,  # type: ignore[arg-type]
+        order="score_then_choose" if op.before else "choose_then_score",
+        normalize=op.normalize,
+        eps=op.eps,
+        scale=op.scale,
+        statistics=cast(tuple[Statistic, ...], op.statistics),
+        distribution=op.distribution,  # type: ignore[arg-type]
+    )
+
+
+# --- state.py, losses.py, generation.py ------------------------------------------------------------
 
 
 def plan_runtime(graph: Graph, header: str) -> RuntimeView:
-    return RuntimeView(header=header)
+    state = plan_state(graph)
+    generated = state is not None and state.cache and _is_language_model(graph)
+    noisy = any(isinstance(op, ops.Dropout) for op in every_op(graph))
+    return RuntimeView(
+        header=header,
+        state=state,
+        losses=tuple(_losses(graph)),
+        generation=GenerationView(noisy=noisy) if generated else None,
+    )
+
+
+def _is_language_model(graph: Graph) -> bool:
+    """Does it take tokens and give logits over them, causally?"""
+    root = graph.root
+    causal = all(op.causal for op in every_op(graph) if isinstance(op, ops.Attend))
+    return (
+        causal and [v.name for v in root.outputs] == ["logits"] and root.inputs[0].name == "tokens"
+    )
+
+
+def plan_state(graph: Graph) -> StateView | None:
+    """None where no layer looks at another token."""
+    used = list(every_op(graph))
+    tables = {op.table: rotary_view(op) for op in used if isinstance(op, ops.RotaryTable)}
+    masks = {op.function: mask_view(op) for op in used if isinstance(op, ops.AttentionMask)}
+    attends: dict[str, list[ops.Attend]] = {}
+    for op in used:
+        if isinstance(op, ops.Attend):
+            attends.setdefault(op.function, []).append(op)
+    if not (tables or masks or attends):
+        return None
+    return StateView(
+        rotaries=tuple(tables.values()),
+        masks=tuple(masks.values()),
+        attends=tuple(attend_view(name, alike) for name, alike in attends.items()),
+        cache=any(isinstance(op, ops.Attend) and op.cached_keys for op in used),
+        positions=any(isinstance(op, ops.Positions) for op in used),
+    )
+
+
+def rotary_view(op: ops.RotaryTable) -> RotaryView:
+    return RotaryView(
+        theta=op.theta,
+        size=op.size,
+        head=op.head,
+        pairs=op.pairs,  # type: ignore[arg-type]
+        table=op.table,
+        rotate=op.rotate,
+    )
+
+
+def mask_view(op: ops.AttentionMask) -> MaskView:
+    return MaskView(name=op.function, causal=op.causal, window=op.window, tensor=op.tensor)
+
+
+def attend_view(name: str, alike: list[ops.Attend]) -> AttendView:
+    """One core for all attentions that call it; they agree in everything but the number of heads."""
+    first = alike[0]
+    return AttendView(
+        name=name,
+        causal=first.causal,
+        grouped=any(op.grouped for op in alike),
+        cached=first.cached_keys,
+        scale=first.scale is not None,
+        soft_cap=first.soft_cap,
+    )
+
+
+def _losses(graph: Graph) -> Iterator[LossView]:
+    """One function for each name in losses.py."""
+    seen: set[str] = set()
+    for op in every_op(graph):
+        function = getattr(op, "function", "")
+        if function in seen:
+            continue
+        match op:
+            case ops.Balance():
+                yield balance_view(op)
+            case ops.ZLoss():
+                yield ZView(
+                    name=function, coefficient=op.coefficient, of=_site(op.loss), layers=op.layers
+                )  # type: ignore[arg-type]
+            case _:
+                continue
+        seen.add(function)
+
+
+def balance_view(op: ops.Balance) -> BalanceView:
+    return BalanceView(
+        name=op.function,
+        coefficient=op.coefficient,
+        num_experts=op.num_experts,
+        of=_site(op.loss),
+        count=op.count,  # type: ignore[arg-type]
+        over=op.over,  # type: ignore[arg-type]
+        layers=op.layers,  # type: ignore[arg-type]
+        sites=op.groups[0] if op.groups else 1,
+    )
+
+
+def _site(loss: str) -> str:
+    """Whose loss it is: `sparse` of `sparse.balance`."""
+    return loss.rsplit(".", 1)[0] or loss

@@ -47,11 +47,42 @@ def _nature(unit: Unit) -> str:
     match unit.kind:
         case "attention":
             return _attention(settings)
+        case "router":
+            return _choice(unit, "Scores {all} experts for each row and keeps {some}.")
+        case "moe":
+            routers = [called for node in unit.nodes for _, _, called in node.calls()]
+            for called in routers:
+                if text := _choice(called, "A mixture of {all} experts; each row goes to {some}."):
+                    return text
         case "experts" if unit.bank:
-            return f"{unit.bank} experts side by side; each row goes through its own."
+            return (
+                f"{unit.bank} experts side by side{_sizes(settings)}; rows come sorted by expert."
+            )
         case "block" if body := getattr(unit.recipe, "body", ()):
             return "; ".join(_statement(one) for one in body)
+        case _ if construct := getattr(unit.recipe, "construct", ""):
+            return f"{construct}{_sizes(settings)}." if "width" in settings else ""
     return ""
+
+
+def _sizes(settings: dict[str, terms.Term]) -> str:
+    width = _number(settings.get("width"))
+    return f" of inner width {width}" if width else ""
+
+
+def _choice(unit: Unit, text: str) -> str:
+    """`text` with how many experts a router chooses among, and how many it keeps."""
+    for node in unit.nodes:
+        if chosen := getattr(node.op, "chosen", None):
+            kept, among = chosen
+            return text.format(all=among.size, some=kept.size)
+    return ""
+
+
+def flow(graph: Graph) -> str:
+    """What becomes of the inputs, as the spec says it."""
+    outputs = getattr(graph.model, "outputs", ())
+    return "; ".join(spell(output.value) for output in outputs)
 
 
 def _attention(settings: dict[str, terms.Term]) -> str:

@@ -52,7 +52,10 @@ def test_docstrings_hold_any_text(text):
     lines = docstring(text, 0)
     source = "\n".join(lines) + "\n"
     space: dict = {}
-    exec(compile("def f():\n" + "\n".join("    " + line for line in lines) + "\n", "a", "exec"), space)
+    exec(
+        compile("def f():\n" + "\n".join("    " + line for line in lines) + "\n", "a", "exec"),
+        space,
+    )
     assert source.isascii() and space["f"].__doc__.strip() == _plain(text)
 
 

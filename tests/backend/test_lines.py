@@ -36,7 +36,9 @@ def formatted(text: str) -> str:
 
 def test_statements_are_formatted():
     bodies = [
-        f"def f{n}(self):\n    if self:\n" + "\n".join(indented(statement_lines(statement, 2), 2)) + "\n"
+        f"def f{n}(self):\n    if self:\n"
+        + "\n".join(indented(statement_lines(statement, 2), 2))
+        + "\n"
         for n, statement in enumerate(STATEMENTS.values())
     ]
     text = "\n\n".join(bodies)

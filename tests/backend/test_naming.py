@@ -11,14 +11,27 @@ from moedsl.backend.naming import MODULE_ATTRIBUTES, Scope, attribute, camel, cl
 
 @pytest.mark.parametrize(
     "text",
-    ("a b", "__import__('os')", "", "9lives", "class", "a;b", 'x"""', "\u0434\u043e\u043c", "a\nb", "None"),
+    (
+        "a b",
+        "__import__('os')",
+        "",
+        "9lives",
+        "class",
+        "a;b",
+        'x"""',
+        "\u0434\u043e\u043c",
+        "a\nb",
+        "None",
+    ),
 )
 def test_identifiers(text):
     name = identifier(text)
     assert name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
 
 
-@pytest.mark.parametrize("text", ("forward", "train", "to", "float", "state_dict", "run", "checkpoint_layers"))
+@pytest.mark.parametrize(
+    "text", ("forward", "train", "to", "float", "state_dict", "run", "checkpoint_layers")
+)
 def test_attributes_keep_clear_of_the_module(text):
     assert attribute(text) == f"{text}_"
     assert attribute(f"layer.3.{text}.q") == f"layer.3.{text}_.q"
