@@ -1,5 +1,7 @@
 """The syntax tree: what was written, nothing decided. Every node has a span; spans never take part in equality."""
 
+# ruff: noqa: RUF009 (the default of `span` is a field, made in one place)
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

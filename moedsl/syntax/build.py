@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from moedsl.source import Span
 from moedsl.syntax import ast
-from moedsl.syntax.lexer import Lexeme, number_value
+from moedsl.syntax.lexer import number_value
 
 _ESCAPES = {'\\"': '"', "\\\\": "\\", "\\n": "\n", "\\t": "\t"}
 
@@ -156,10 +156,12 @@ class Build:
         return ast.Member(owner, (selector.part,), span)
 
     def with_settings(self, children: list[Any]) -> ast.Configured:
-        return ast.Configured(*children, _span(children))
+        recipe, body = children
+        return ast.Configured(recipe, body, _span(children))
 
     def with_edits(self, children: list[Any]) -> ast.With:
-        return ast.With(*children, _span(children))
+        recipe, body = children
+        return ast.With(recipe, body, _span(children))
 
     def parenthesised(self, children: list[Any]) -> ast.Expr:
         inner, span = children[1], _span(children)
@@ -171,7 +173,7 @@ class Build:
         found = tuple(child for child in children if isinstance(child, ast.Argument))
         return found, _span(children)
 
-    def list(self, children: list[Any]) -> ast.List:
+    def listing(self, children: list[Any]) -> ast.List:
         found = (child for child in children if isinstance(child, ast.Argument))
         items = tuple(ast.Item(entry.name, entry.value, entry.span) for entry in found)
         return ast.List(items, _span(children))
@@ -187,7 +189,8 @@ class Build:
         span = _span(children)
         if children[0].type == "LSQB":
             index = children[1]
-            value = index.text if index.type == "NAME" else int(index.text.replace("_", ""))
+            number = number_value(index.text) if index.type == "NUMBER" else None
+            value = number if isinstance(number, int) else index.text
             return _Selector(ast.Index(value, span), span)
         names = tuple(child.text for child in children if child.type == "NAME")
         grouped = children[1].type == "LSQB"

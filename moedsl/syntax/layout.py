@@ -73,7 +73,23 @@ def _close(brackets: _Brackets, index: int) -> None:
             return
         if kind == "LBRACE":
             break
-    _extra(brackets, index)
+    if brackets.open and brackets.lexemes[brackets.open[-1]].type != "LBRACE":
+        _mismatched(brackets, index)
+    else:
+        _extra(brackets, index)
+
+
+def _mismatched(brackets: _Brackets, index: int) -> None:
+    at = brackets.open.pop()
+    opener, closer = brackets.lexemes[at], brackets.lexemes[index]
+    brackets.bad |= {at, index}
+    if len(brackets.sink.found) < MAX_COMPLAINTS:
+        better = _SHOWN[_CLOSERS[opener.type]]
+        message = f"`{opener.text}` is closed by `{closer.text}`"
+        label = Label(closer.span, f"write `{better}`")
+        edits = (Edit(closer.span, better),)
+        secondary = (Label(opener.span, "opened here"),)
+        brackets.sink.add(Diagnostic("E0104", message, label, secondary, edits=edits))
 
 
 def _close_body(brackets: _Brackets, index: int, unbalanced: bool) -> None:
@@ -167,7 +183,7 @@ def _limit_depth(brackets: _Brackets) -> None:
         elif kind in _DEEPENING:
             chains[-1] = (bracket, chain + 1)
             depth += 1
-        elif kind in ("COMMA", "ARROW") or kind == "NEWLINE" and bracket == "LBRACE":
+        elif kind in ("COMMA", "ARROW") or (kind == "NEWLINE" and bracket == "LBRACE"):
             chains[-1] = (bracket, 0)
             depth -= chain
         if depth > MAX_DEPTH:
@@ -191,7 +207,7 @@ def _terminated(brackets: _Brackets) -> Iterator[Lexeme]:
         if kind == "NEWLINE":
             pending = pending or not open_kinds or open_kinds[-1] == "LBRACE"
             continue
-        ends = kind == "RBRACE" or pending and kind != "ARROW"
+        ends = kind == "RBRACE" or (pending and kind != "ARROW")
         pending = False
         if ends and last.type not in ("_NL", "LBRACE"):
             yield _terminator(last)

@@ -29,8 +29,8 @@ def parse(source: Source, sink: Sink) -> ast.File:
     """
     from moedsl.syntax.readings import check_readings
 
-    lexemes, doc = lay_out(source, scan(source, _grammar().pattern, sink), sink)
-    statements = _read(_State("start"), lexemes, sink)
+    lexemes, doc = lay_out(source, scan(source, pattern(), sink), sink)
+    statements = _read(_State("start"), lexemes, source, sink)
     file = ast.File(statements or (), doc, Span(0, len(source.text), source.path))
     check_readings(file.statements, source, sink)
     return file
@@ -41,10 +41,10 @@ def parse_expression(text: str, file_name: str, sink: Sink) -> ast.Expr | None:
     from moedsl.syntax.readings import check_expression
 
     source = Source(text, file_name)
-    lexemes, _ = lay_out(source, scan(source, _grammar().pattern, sink), sink)
+    lexemes, _ = lay_out(source, scan(source, pattern(), sink), sink)
     while lexemes and lexemes[-1].type == "_NL":
         lexemes.pop()
-    expression = _read(_State("expression"), lexemes, sink)
+    expression = _read(_State("expression"), lexemes, source, sink)
     if expression is not None:
         check_expression(expression, source, sink)
     return expression
@@ -53,24 +53,22 @@ def parse_expression(text: str, file_name: str, sink: Sink) -> ast.Expr | None:
 # --- the grammar -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Grammar:
-    lark: Lark
-    pattern: re.Pattern[str]
-
-
 @cache
-def _grammar() -> _Grammar:
+def _grammar() -> Lark:
     from lark import Lark
 
     from moedsl.syntax.build import Build
 
     text = read_text("grammar", "moe.lark")
-    lark = Lark(
-        text, parser="lalr", lexer="basic", start=["start", "expression"], transformer=Build()
-    )
-    terminals = {each.name: each.pattern.to_regexp() for each in lark.terminals if each.pattern}
-    return _Grammar(lark, scanner(terminals))
+    starts = ["start", "expression"]
+    return Lark(text, parser="lalr", lexer="basic", start=starts, transformer=Build())
+
+
+@cache
+def pattern() -> re.Pattern[str]:
+    """What the lexer looks for: the terminals of the grammar, and slips."""
+    terminals = _grammar().terminals
+    return scanner({each.name: each.pattern.to_regexp() for each in terminals if each.pattern})
 
 
 class _State:
@@ -78,7 +76,7 @@ class _State:
 
     def __init__(self, start: str) -> None:
         self.start = start
-        self._interactive = _grammar().lark.parse_interactive("", start=start)
+        self._interactive = _grammar().parse_interactive("", start=start)
         self._state = self._interactive.parser_state
 
     def feed(self, lexeme: Lexeme) -> Any:
@@ -110,17 +108,18 @@ class _Reading:
 
     state: _State
     lexemes: list[Lexeme]
+    source: Source
     sink: Sink
     at: int = 0
     marks: list[tuple[Any, int]] = field(default_factory=list)
     near: tuple[Any, int] = (None, 0)
 
 
-def _read(state: _State, lexemes: list[Lexeme], sink: Sink) -> Any:
+def _read(state: _State, lexemes: list[Lexeme], source: Source, sink: Sink) -> Any:
     from lark.exceptions import UnexpectedToken
 
     start = (state.mark(), 0)
-    reading = _Reading(state, lexemes, sink, marks=[start], near=start)
+    reading = _Reading(state, lexemes, source, sink, marks=[start], near=start)
     while reading.at < len(lexemes) and len(sink.found) < MAX_COMPLAINTS:
         lexeme = _worded(state, lexemes, reading.at)
         try:
@@ -187,7 +186,7 @@ def _expected(reading: _Reading) -> set[str]:
 def _explain(reading: _Reading, began: int, expected: set[str]) -> Diagnostic:
     from moedsl.syntax.slips import explain
 
-    return explain(reading.lexemes, began, reading.at, expected)
+    return explain(reading.source, reading.lexemes, began, reading.at, expected)
 
 
 def _is_second_statement(reading: _Reading, expected: set[str]) -> bool:

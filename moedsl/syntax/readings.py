@@ -13,6 +13,8 @@ def check_readings(statements: Iterable[ast.Statement], source: Source, sink: Si
     for statement in statements:
         if isinstance(statement, ast.Declaration):
             _check_says_something(statement, sink)
+        for target in _targets(statement):
+            _check_indices(target, sink)
         for expression in _expressions(statement):
             check_expression(expression, source, sink)
         if isinstance(statement, ast.Declaration | ast.EditBody) and statement.body:
@@ -22,6 +24,8 @@ def check_readings(statements: Iterable[ast.Statement], source: Source, sink: Si
 def check_expression(expression: ast.Expr, source: Source, sink: Sink) -> None:
     if isinstance(expression, ast.Flow):
         _check_sums(expression, source, sink)
+    if isinstance(expression, ast.Path | ast.Member):
+        _check_indices(expression, sink)
     for part in parts(expression):
         check_expression(part, source, sink)
     if isinstance(expression, ast.Configured | ast.With):
@@ -60,18 +64,41 @@ def _expressions(statement: ast.Statement) -> Iterator[ast.Expr]:
             pass
 
 
+def _targets(statement: ast.Statement) -> tuple[ast.Path, ...]:
+    match statement:
+        case ast.Assign():
+            return statement.targets
+        case ast.EditBody():
+            return (statement.target,)
+        case ast.Declaration() | ast.Import():
+            return ()
+
+
+def _check_indices(path: ast.Path | ast.Member, sink: Sink) -> None:
+    """The grammar takes any number in `[ ]`; places are counted."""
+    for part in path.parts:
+        if (
+            isinstance(part, ast.Index)
+            and isinstance(part.value, str)
+            and not part.value.isidentifier()
+        ):
+            message = f"`{part.value}` counts no place"
+            sink.error("E0105", message, part.span, "an index is a whole number, or a name")
+
+
 def _check_says_something(declaration: ast.Declaration, sink: Sink) -> None:
     if declaration.value is not None or declaration.body is not None:
         return
     kind, name = declaration.kind, declaration.names[0]
     names = ", ".join(each.text for each in declaration.names)
-    message = f"`{kind.text} {names}` is said to be nothing"
+    message = f"`{kind.text} {names}` has neither a value nor a body"
     end = Span(declaration.span.end, declaration.span.end, declaration.span.file)
-    help = f"give it a recipe, `{kind.text} {name.text} = ...`, or a body, `{kind.text} {name.text} {{ ... }}`"
-    label = "no `=` and no body follows"
+    help = f"a recipe is `{kind.text} {name.text} = ...` or `{kind.text} {name.text} {{ ... }}`"
+    edits: tuple[Edit, ...] = ()
     if len(declaration.names) == 1 and not declaration.parameters and declaration.base is None:
-        help += f"; a setting is written `{kind.text} = {name.text}`"
-    sink.error("E0111", message, end, label, help=help)
+        help = f"a setting is `{kind.text} = {name.text}`; {help}"
+        edits = (Edit(Span(kind.span.end, name.span.start, end.file), " = "),)
+    sink.error("E0111", message, end, "no `=` and no body follows", help=help, edits=edits)
 
 
 def _check_sums(flow: ast.Flow, source: Source, sink: Sink) -> None:
@@ -86,7 +113,7 @@ def _check_sums(flow: ast.Flow, source: Source, sink: Sink) -> None:
         sink.add(
             Diagnostic(
                 "E0108",
-                f"a sum beside an arrow can be read in two ways: does `->` take the sum or `{stage.operator}` the flow",
+                f"`{stage.operator}` beside `->` can be read in two ways",
                 Label(operator, "put parentheses around what belongs together"),
                 help=f"write {readings[0]}\n   or {readings[1]}",
                 edits=tuple(

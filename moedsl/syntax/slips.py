@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moedsl.diagnostics.model import Diagnostic, Edit, Label
-from moedsl.source import Span
+from moedsl.source import Source, Span
 from moedsl.syntax.lexer import Lexeme
 
 _WORDS = {
@@ -54,7 +54,9 @@ _GOING_ON = {
 }
 
 
-def explain(lexemes: list[Lexeme], began: int, at: int, expected: set[str]) -> Diagnostic:
+def explain(
+    source: Source, lexemes: list[Lexeme], began: int, at: int, expected: set[str]
+) -> Diagnostic:
     """The diagnostic for lexeme `at`, in the statement whose first lexeme is at `began`."""
     bad = lexemes[at]
     before = lexemes[at - 1] if at > began else None
@@ -62,7 +64,9 @@ def explain(lexemes: list[Lexeme], began: int, at: int, expected: set[str]) -> D
     if diagnostic := _by_habit(lexemes, began, at, before, expected):
         return diagnostic
     opener = _open_bracket(statement)
-    secondary = (Label(opener.span, "inside the bracket that opens here"),) if opener else ()
+    secondary: tuple[Label, ...] = ()
+    if opener and "\n" in source.text[opener.span.start : bad.span.start]:
+        secondary = (Label(opener.span, "inside the bracket that opens here"),)
     message = f"expected {_listed(expected)}, found {_found(bad)}"
     return Diagnostic("E0101", message, Label(bad.span, _hint(before, bad, expected)), secondary)
 
@@ -87,12 +91,18 @@ def _by_habit(
         return _operator_assignment(bad, after)
     if before is None:
         return _no_start(bad)
+    if before.type == "EQUAL" and bad.type == "LBRACE":
+        return _body_as_value(before, bad)
     statement = lexemes[began:at]
     opener = _open_bracket(statement)
     if _lacks_equal(statement, opener, before, bad, expected):
         return _missing_equal(before, bad)
     if opener and "COMMA" in expected and before.type in _VALUE_ENDS and bad.type in _VALUE_STARTS:
-        return _missing_comma(opener, before, bad)
+        return _missing_comma(before, bad)
+    if before.type == "NUMBER" and bad.type == "NAME" and "STAR" in expected:
+        return _missing_star(before, bad, after)
+    if opener is None and "_NL" in expected and bad.type == "COMMA" and after.type == "NAME":
+        return _comma_between_statements(bad)
     if opener is None and "_NL" in expected and bad.type == "NAME" and after.type in _ASSIGNMENTS:
         return two_statements(lexemes, at)
     if (
@@ -144,6 +154,13 @@ def _operator_assignment(bad: Lexeme, after: Lexeme) -> Diagnostic:
     return Diagnostic("E0110", f"there is no `{bad.text}=`", Label(span), help=help)
 
 
+def _body_as_value(before: Lexeme, bad: Lexeme) -> Diagnostic:
+    help = "a recipe is `moe sparse { ... }`, or `moe sparse = recipe with { ... }`"
+    edit = Edit(Span(before.span.start, bad.span.start, bad.span.file), "")
+    label = Label(before.span, "leave this out")
+    return Diagnostic("E0110", "a body is not set with `=`", label, help=help, edits=(edit,))
+
+
 def _no_start(bad: Lexeme) -> Diagnostic:
     message = f"a statement starts with a name, not with {_found(bad)}"
     help = "a setting is `heads = 32`, a recipe `router top2 { ... }`"
@@ -157,7 +174,7 @@ def _lacks_equal(
         return False
     if opener is not None:
         return bad.type in ("NUMBER", "STRING")
-    return bad.type in _VALUE_STARTS and not _assigns(statement)
+    return bad.type in _VALUE_STARTS - {"LPAR"} and not _assigns(statement)
 
 
 def _missing_equal(before: Lexeme, bad: Lexeme) -> Diagnostic:
@@ -168,12 +185,27 @@ def _missing_equal(before: Lexeme, bad: Lexeme) -> Diagnostic:
     )
 
 
-def _missing_comma(opener: Lexeme, before: Lexeme, bad: Lexeme) -> Diagnostic:
+def _missing_comma(before: Lexeme, bad: Lexeme) -> Diagnostic:
     place = Span(before.span.end, before.span.end, bad.span.file)
     message = f"`,` is missing between `{before.text}` and {_shown(bad)}"
-    secondary = (Label(opener.span, "inside the bracket that opens here"),)
     label = Label(bad.span, "`,` belongs before this")
-    return Diagnostic("E0112", message, label, secondary, edits=(Edit(place, ","),))
+    return Diagnostic("E0112", message, label, edits=(Edit(place, ","),))
+
+
+def _missing_star(before: Lexeme, bad: Lexeme, after: Lexeme) -> Diagnostic:
+    """`8 swiglu(64)`, and `8 x swiglu(64)` as papers print it."""
+    times = bad.text == "x" and after.type == "NAME"
+    gap = Span(before.span.end, after.span.start if times else bad.span.start, bad.span.file)
+    name = after.text if times else bad.text
+    message = f"`*` is missing between `{before.text}` and `{name}`"
+    label = Label(bad.span, "write `*`" if times else "`*` belongs before this")
+    help = f"copies are counted as in `{before.text} * {name}`"
+    return Diagnostic("E0101", message, label, help=help, edits=(Edit(gap, " * "),))
+
+
+def _comma_between_statements(bad: Lexeme) -> Diagnostic:
+    label = Label(bad.span, "a new line starts behind this")
+    return Diagnostic("E0112", "`,` separates no statements", label, edits=(Edit(bad.span, "\n"),))
 
 
 def _says_nothing(statement: list[Lexeme], bad: Lexeme) -> Diagnostic:
@@ -225,6 +257,8 @@ def _shown(lexeme: Lexeme) -> str:
 def _hint(before: Lexeme | None, bad: Lexeme, expected: set[str]) -> str:
     if before is not None and before.type in _ASSIGNMENTS and bad.type == "_NL":
         return f"a value belongs behind `{before.text}`"
+    if before is not None and before.text == "with" and expected == {"LBRACE"}:
+        return "edits stand in `{ }`"
     if "_NL" in expected and before is not None and before.type in _VALUE_ENDS:
         return "the statement could end before this"
     return ""

@@ -12,14 +12,19 @@ from moedsl.source import Span
 BEFORE = (
     ("OTHER_COMMENT", r"//[^\r\n]*|/\*.*?(?:\*/|[\r\n]|\Z)"),
     ("OTHER_EQUAL", r"==+|:="),
+    ("POINT_NUMBER", r"(?<![\w\])])\.[0-9][\w.%]*"),
     ("OTHER_ARROW", r"=>|\|>|-->"),
 )
 # Tried after them: what is left.
 AFTER = (
-    ("BAD_NUMBER", r"\.?[0-9][\w.%]*"),
+    ("BAD_NUMBER", r"[0-9][\w.%]*"),
     ("BAD_ESCAPE", r'"[^"\\\r\n]*(?:\\[^\r\n][^"\\\r\n]*)*"'),
     ("OPEN_STRING", r'"[^\r\n]*'),
     ("SINGLE_QUOTED", r"'[^'\r\n]*'?"),
+    (
+        "CURLY_QUOTED",
+        '[\u201c-\u201f\u00ab\u2018][^\u201c-\u201f\u00bb\u2019"\r\n]*[\u201c-\u201f\u00bb\u2019"]',
+    ),
     ("FOREIGN_NAME", r"\w+"),
     ("COLON", r":"),
     ("SEMICOLON", r";"),
@@ -57,9 +62,9 @@ def explain(kind: str, text: str, span: Span) -> Diagnostic:
             return _other_equal(text, span)
         case "OTHER_ARROW":
             return _swap("E0102", f"`{text}` is no arrow of this language", "->", span)
-        case "BAD_NUMBER":
+        case "BAD_NUMBER" | "POINT_NUMBER":
             return _bad_number(text, span)
-        case "BAD_ESCAPE" | "OPEN_STRING" | "SINGLE_QUOTED":
+        case "BAD_ESCAPE" | "OPEN_STRING" | "SINGLE_QUOTED" | "CURLY_QUOTED":
             return _bad_string(kind, text, span)
         case "FOREIGN_NAME":
             return _foreign_name(text, span)
@@ -132,11 +137,11 @@ def _better_number(text: str) -> str:
 
 
 def _bad_string(kind: str, text: str, span: Span) -> Diagnostic:
-    if kind == "SINGLE_QUOTED":
-        closed = len(text) > 1 and text.endswith("'") and '"' not in text
+    if kind in ("SINGLE_QUOTED", "CURLY_QUOTED"):
+        closed = len(text) > 1 and not text[-1].isalnum() and not re.search(r'["\\]', text[1:-1])
         edits = (Edit(span, f'"{text[1:-1]}"'),) if closed else ()
         label = Label(span, 'a text stands in `"`')
-        return Diagnostic("E0103", "`'` opens no text here", label, edits=edits)
+        return Diagnostic("E0103", f"{_called(text[0])} opens no text here", label, edits=edits)
     if kind == "OPEN_STRING":
         quote = Span(span.start, span.start + 1, span.file)
         help = 'a text ends on its line, as in "model.norm.weight"'
