@@ -4,12 +4,15 @@ A `RoutingView` holds plain values; `print_route` takes every decision that foll
 the templates `templates/package/{routing,experts,kernels,reference}.py.j2` only print.
 """
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from jinja2 import Environment
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Statistic = Literal["choices", "first", "probability", "z", "entropy"]
 
@@ -108,12 +111,29 @@ class PrintedRoute:
     uses_sigmoid: bool
     lanes: int
     block_rows: int
+    warps: int
     summary: str
     inputs: tuple[str, ...]
     public_inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     output_gradients: tuple[str, ...]
     backward_inputs: tuple[str, ...]
+    forward_arguments: tuple[str, ...]
+    backward_arguments: tuple[str, ...]
+
+    @property
+    def padded(self) -> bool:
+        return self.lanes != self.E
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether the forward needs the score of every expert."""
+        return self.score != "identity" and (self.rank_scores or not self.kept_softmax)
+
+    @property
+    def chains_softmax(self) -> bool:
+        """Whether the backward goes through the softmax over all experts, or the like of it."""
+        return (self.score == "softmax" and not self.kept_softmax) or self.distributed
 
     @property
     def nones(self) -> str:
@@ -148,35 +168,58 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
         or "z" in statistics,
         uses_sigmoid=route.score == "sigmoid" or (distributed and route.distribution == "sigmoid"),
         lanes=lanes,
+        # Tiles of 2048 values: 8 to a thread at 8 warps, so that nothing spills.
         block_rows=max(1, min(64, 2048 // lanes)),
+        warps=8 if lanes >= 32 else 4,
         summary=summary(route, kept_softmax, rank_scores),
         **parameters(route, statistics),
     )
 
 
 def parameters(route: RouteView, statistics: tuple[Statistic, ...]) -> dict[str, tuple[str, ...]]:
-    """Inputs and outputs of the forward and the backward operator of a route."""
-    logits = ("logits_NE: Tensor", *(["bias_E: Tensor"] if route.bias else []))
-    segments = ("real_N: Tensor | None", "num_sequences: int") if statistics else ()
-    defaults = ("real_N: Tensor | None = None", "num_sequences: int = 1") if statistics else ()
+    """Inputs and outputs of the operators of a route, and the arguments of its kernels."""
     fields = [FIELDS[name] for name in statistics]
-    gradients = ["d_weight_NK", *(f"d_{field}" for field, smooth in fields if smooth)]
+    smooth = [field for field, has_gradient in fields if has_gradient]
+    logits = ("logits_NE: Tensor", *(["bias_E: Tensor"] if route.bias else []))
+    segments = ("real_N: Tensor | None", "num_sequences: int")
+    defaults = ("real_N: Tensor | None = None", "num_sequences: int = 1")
+    gradients = ["d_weight_NK", *(f"d_{field}" for field in smooth)]
+    parts = [part_of(field) for field, _ in fields]
+    reads_logits = bool(route.score != "identity" or route.normalize or smooth)
     return {
-        "inputs": (*logits, *segments),
-        "public_inputs": (*logits, *defaults),
+        "inputs": (*logits, *(segments if fields else ())),
+        "public_inputs": (*logits, *(defaults if fields else ())),
         "outputs": ("weight_NK", "expert_NK", *(field for field, _ in fields)),
         "output_gradients": (
             "d_weight_NK: Tensor",
             "_d_expert_NK: Tensor",
-            *(f"{'' if smooth else '_'}d_{field}: Tensor" for field, smooth in fields),
+            *(f"{'' if field in smooth else '_'}d_{field}: Tensor" for field, _ in fields),
         ),
         "backward_inputs": (
             *(f"{gradient}: Tensor" for gradient in gradients),
             "logits_NE: Tensor",
             "expert_NK: Tensor",
-            *segments,
+            *(segments if smooth else ()),
+        ),
+        "forward_arguments": (
+            *names(logits),
+            *(["real_N"] if fields else []),
+            *("weight_NK", "expert_NK", *parts),
+            "T" if fields else "N",
+        ),
+        "backward_arguments": (
+            *gradients,
+            *(["logits_NE"] if reads_logits else []),
+            *("expert_NK", *(["real_N"] if smooth else [])),
+            "d_logits_NE",
+            "T" if smooth else "N",
         ),
     }
+
+
+def part_of(field: str) -> str:
+    """The partial sums by block behind a field: of `z_S`, `z_SB`."""
+    return field.replace("_S", "_SB")
 
 
 def summary(route: RouteView, kept_softmax: bool, rank_scores: bool) -> str:
@@ -215,12 +258,18 @@ def layout(opening: str, items: Iterable[str], closing: str, indent: int = 0) ->
 def render_routing_files(view: RoutingView, environment: Environment) -> dict[str, str]:
     """The texts of routing.py, experts.py, reference.py and kernels.py, by file name."""
     routes = tuple(print_route(route, view.statistics) for route in view.routes)
+    fields = [FIELDS[name][0] for name in view.statistics]
     context = {
         "view": view,
         "routes": routes,
         "wants": view.statistics,
-        "fields": [FIELDS[name][0] for name in view.statistics],
-        "uses_softmax": any(route.uses_softmax or route.distributed for route in routes),
+        "fields": fields,
+        "parts": [part_of(field) for field in fields],
+        "smooth": any(FIELDS[name][1] for name in view.statistics),
+        "by_expert": any(field.endswith("E") for field in fields),
+        "softmax": any(route.uses_softmax or route.kept_softmax for route in routes),
+        "softmax_backward": any(route.chains_softmax for route in routes),
+        "kept_softmax": any(route.kept_softmax for route in routes),
         "layout": layout,
         "names": names,
     }

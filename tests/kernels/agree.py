@@ -1,0 +1,163 @@
+"""Compares the kernels of a printed package with its reference, wherever Triton runs.
+
+Needs torch, Triton and the package's folder, and nothing of moedsl: the same checks run under
+the interpreter on a desk and on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+STATISTICS = ("choices", "first", "probability", "z", "entropy")
+SMOOTH = ("probability", "z", "entropy")
+# (rows, sequences): none, one, odd, and several blocks of several sequences.
+SHAPES = ((0, 1), (1, 1), (7, 1), (33, 3), (130, 2))
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+def load(package: Path) -> tuple[dict, ModuleType, ModuleType]:
+    """The view, the kernels and the reference of a printed package."""
+    if str(package.parent) not in sys.path:
+        sys.path.insert(0, str(package.parent))
+    view = json.loads((package / "view.json").read_text())
+    kernels = importlib.import_module(f"{package.name}.kernels")
+    return view, kernels, importlib.import_module(f"{package.name}.reference")
+
+
+def statistics(view: dict) -> list[str]:
+    asked = {name for route in view["routes"] for name in route["statistics"]}
+    return [name for name in STATISTICS if name in asked]
+
+
+def logits(rows: int, experts: int, dtype: torch.dtype, device: str) -> Tensor:
+    """Normal logits; from seven rows on the first ones are hostile."""
+    generator = torch.Generator().manual_seed(rows * 1000 + experts)
+    z = torch.randn(rows, experts, generator=generator)
+    if rows >= 7:
+        z[0] = float("nan")
+        z[1] = float("-inf")
+        z[2, experts // 2] = float("nan")
+        z[3] = 0.5
+        z[4] = (z[4] * 2).round() / 2
+        z[5, : experts // 2] = float("-inf")
+        z[6, experts - 1] = 30.0
+    return z.to(device, dtype)
+
+
+def close(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    assert ours.dtype == theirs.dtype, f"{name}: {ours.dtype} and {theirs.dtype}"
+    torch.testing.assert_close(
+        ours,
+        theirs,
+        rtol=tolerance,
+        atol=tolerance,
+        equal_nan=True,
+        msg=lambda text: f"{name}: {text}",
+    )
+
+
+def check_route(package: Path, dtype: torch.dtype, device: str) -> None:
+    """Forward and backward of every route, with and without padding."""
+    view, kernels, reference = load(package)
+    for route in view["routes"]:
+        for rows, sequences in SHAPES:
+            z = logits(rows, route["num_experts"], dtype, device)
+            for inputs in route_inputs(route, statistics(view), z, sequences):
+                compare_route(route, statistics(view), kernels, reference, inputs, TOLERANCE[dtype])
+
+
+def route_inputs(route: dict, wants: list[str], z: Tensor, sequences: int) -> Iterator[tuple]:
+    rows, experts = z.shape
+    bias = (torch.linspace(-0.3, 0.3, experts, device=z.device),) if route["bias"] else ()
+    real = torch.arange(rows, device=z.device) % 3 != 1
+    if not wants:
+        yield z, *bias
+        return
+    yield z, *bias, None, sequences
+    yield z, *bias, real, sequences
+
+
+def compare_route(
+    route: dict,
+    wants: list[str],
+    kernels: ModuleType,
+    reference: ModuleType,
+    inputs: tuple,
+    tolerance: float,
+) -> None:
+    name = f"route_{route['name']}"
+    ours, theirs = getattr(kernels, name)(*inputs), getattr(reference, name)(*inputs)
+    for field, a, b in zip(("weight", "expert", *wants), ours, theirs, strict=True):
+        close(f"{name} {field} of {list(inputs[0].shape)}", a, b, 1e-5)
+    smooth = [o for field, o in zip(wants, theirs[2:], strict=True) if field in SMOOTH]
+    gradients = [torch.randn_like(o) for o in (theirs[0], *smooth)]
+    segments = inputs[-2:] if smooth else ()
+    args = (*gradients, inputs[0], theirs[1], *segments)
+    a, b = (getattr(m, f"{name}_backward")(*args) for m in (kernels, reference))
+    close(f"{name} gradient of {list(inputs[0].shape)}", a, b, tolerance)
+
+
+def choices(kind: str, rows: int, experts: int, k: int, device: str) -> Tensor:
+    """Which experts rows take: at random, all the same ones, or the upper half alone."""
+    order = torch.rand(rows, experts, generator=torch.Generator().manual_seed(rows)).argsort(1)
+    if kind == "hot":
+        order = torch.arange(experts).flip(0).repeat(rows, 1)
+    if kind == "half" and experts >= 2 * k:
+        order = experts // 2 + order.argsort(1)[:, : experts // 2].argsort(1)
+    return order[:, :k].contiguous().to(device)
+
+
+def check_dispatch(package: Path, device: str) -> None:
+    _, kernels, reference = load(package)
+    for experts, k in ((1, 1), (3, 2), (8, 8), (60, 4), (64, 8)):
+        for rows in (0, 1, 7, 33, 130):
+            for kind in ("random", "hot", "half"):
+                expert = choices(kind, rows, experts, k, device)
+                ours, theirs = (
+                    kernels.dispatch(expert, experts),
+                    reference.dispatch(expert, experts),
+                )
+                for field, a, b in zip(
+                    ("source", "place", "count", "offset"), ours, theirs, strict=True
+                ):
+                    close(f"dispatch {kind} {field}, {rows} rows to {k} of {experts}", a, b, 0)
+
+
+def check_rows(package: Path, dtype: torch.dtype, device: str) -> None:
+    """Gathering, combining and their backward passes."""
+    view, kernels, reference = load(package)
+    for rows, width, k in ((0, 16, 2), (1, 1, 1), (7, 40, 3), (33, 128, 2), (5, 1030, 2)):
+        source, place, _, offset = reference.dispatch(choices("random", rows, 5, k, device), 5)
+        x = torch.randn(rows, width, device=device, dtype=dtype)
+        y = torch.randn(rows * k, width, device=device, dtype=dtype)
+        weight = torch.rand(rows, k, device=device)
+        calls = [
+            ("gather_rows", (x, source)),
+            ("gather_rows_backward", (y, place)),
+            ("combine", (y, weight, place)),
+            ("combine_backward", (x, y, weight, place)),
+        ]
+        if view["expert_bias"]:
+            calls.append(("expert_bias_backward", (y, offset)))
+        for name, args in calls:
+            pair = [getattr(module, name)(*args) for module in (kernels, reference)]
+            ours, theirs = ([o] if isinstance(o, Tensor) else o for o in pair)
+            for a, b in zip(ours, theirs, strict=True):
+                # A sum of `width` products, of unit scale, grows as its root.
+                close(
+                    f"{name} of {rows} x {width}", a, b, TOLERANCE[dtype] * max(1, width**0.5 / 4)
+                )
+
+
+def check(package: Path, dtype: torch.dtype, device: str) -> None:
+    torch.manual_seed(0)
+    check_route(package, dtype, device)
+    check_rows(package, dtype, device)

@@ -1,0 +1,138 @@
+"""Compiles the kernels of printed packages for GPUs that are not here, as their wrappers launch them.
+
+    python -m tests.kernels.compile_cases TARGET PACKAGE...
+
+prints one JSON line per kernel and target: registers, spills and shared memory, read from the binary.
+Run by test_compiled.py in a process of its own, since the interpreter must be off.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
+
+
+class Recorder:
+    """Stands in for a kernel and keeps what it would be launched with."""
+
+    def __init__(self, kernel: JITFunction, launches: list[tuple[JITFunction, dict]]) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid: tuple) -> Callable[..., None]:
+        def launch(*args: object, **named: object) -> None:
+            bound = dict(zip(self.kernel.arg_names, args, strict=False)) | named
+            self.launches.append((self.kernel, bound))
+
+        return launch
+
+
+def launches(package: Path) -> list[tuple[JITFunction, dict]]:
+    """Everything that one step through the package's operators launches, in bf16."""
+    sys.path.insert(0, str(package.parent))
+    kernels = importlib.import_module(f"{package.name}.kernels")
+    recorded: list[tuple[JITFunction, dict]] = []
+    for name, value in list(vars(kernels).items()):
+        if isinstance(value, JITFunction) and name.endswith("_kernel"):
+            setattr(kernels, name, Recorder(value, recorded))
+    view = json.loads((package / "view.json").read_text())
+    for route in view["routes"]:
+        step_route(kernels, view, route)
+    step_rows(kernels, view)
+    return recorded
+
+
+def step_route(kernels: ModuleType, view: dict, route: dict) -> None:
+    from tests.kernels.agree import SMOOTH, route_inputs, statistics
+
+    wants = statistics(view)
+    z = torch.zeros(48, route["num_experts"], dtype=torch.bfloat16)
+    for inputs in route_inputs(route, wants, z, 3):
+        weight, expert, *sums = getattr(kernels, f"route_{route['name']}")(*inputs)
+        smooth = [s for name, s in zip(wants, sums, strict=True) if name in SMOOTH]
+        segments = inputs[-2:] if smooth else ()
+        getattr(kernels, f"route_{route['name']}_backward")(weight, *smooth, z, expert, *segments)
+
+
+def step_rows(kernels: ModuleType, view: dict) -> None:
+    x, y = (torch.zeros(rows, 2048, dtype=torch.bfloat16) for rows in (8, 64))
+    place = torch.zeros(8, 8, dtype=torch.int32)
+    weight = torch.zeros(8, 8)
+    kernels.dispatch(place.long(), 60)
+    kernels.gather_rows_backward(y, place)
+    kernels.combine(y, weight, place)
+    kernels.combine_backward(x, y, weight, place)
+    if view["expert_bias"]:
+        kernels.expert_bias_backward(y, torch.zeros(4, dtype=torch.int32))
+
+
+def compiled(kernel: JITFunction, bound: dict, target: GPUTarget) -> dict:
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        value = bound[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name], constants[(i,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = POINTERS[value.dtype]
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "i32"
+    source = ASTSource(kernel, signature, constants, attributes)
+    options = {"num_warps": bound.get("num_warps", 4)}
+    binary = triton.compile(source, target=target, options=options)
+    usage = vector_usage(binary) if target.backend == "hip" else cubin_usage(binary)
+    return {"kernel": kernel.__name__, **usage, "shared": binary.metadata.shared}
+
+
+def vector_usage(binary: triton.compiler.CompiledKernel) -> dict[str, int]:
+    """Registers and spills of an AMD kernel, from its assembly."""
+    text = binary.asm["amdgcn"]
+    count = {name: int(value) for name, value in re.findall(r"\.(\w+_count):\s+(\d+)", text)}
+    spilled = count["vgpr_spill_count"] + count["sgpr_spill_count"]
+    return {"registers": count["vgpr_count"], "spilled": spilled}
+
+
+def cubin_usage(binary: triton.compiler.CompiledKernel) -> dict[str, int]:
+    """Registers and stack bytes of an NVIDIA kernel, which only spills make it use."""
+    tool = Path(next(iter(triton.backends.nvidia.__path__))) / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
+    return {"registers": int(registers), "spilled": int(stack)}
+
+
+if __name__ == "__main__":
+    target, *packages = sys.argv[1:]
+    for package in packages:
+        for kernel, bound in launches(Path(package)):
+            line = {"package": Path(package).name, "target": target}
+            print(json.dumps(line | compiled(kernel, bound, TARGETS[target])))

@@ -1,0 +1,66 @@
+"""Run by test_interpreted.py in a process of its own, where Triton is its interpreter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.kernels import agree
+
+assert os.environ.get("TRITON_INTERPRET") == "1"
+FOLDER = Path(os.environ["MOEDSL_PRINTED"])
+PACKAGES = sorted(path.parent for path in FOLDER.glob("*/view.json"))
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_agrees(package: Path, dtype: torch.dtype) -> None:
+    # bf16 arithmetic in the interpreter is wrong beyond doubt: these cases also prove that
+    # every load is cast first.
+    agree.check(package, dtype, "cpu")
+
+
+def test_dispatch() -> None:
+    agree.check_dispatch(PACKAGES[0], "cpu")
+
+
+def test_operators_reach_the_kernels() -> None:
+    routing = __import__(f"{PACKAGES[0].name}.routing", fromlist=["routing"])
+    assert routing.backend(torch.zeros(1)) is routing.kernels
+    assert routing.backend(torch.zeros(1, dtype=torch.float64)) is routing.reference
+
+
+@pytest.mark.parametrize("name", ["combine", "gather_rows_backward"])
+def test_a_wrong_sum_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, reference = agree.load(PACKAGES[0])
+    right = getattr(reference, name)
+    monkeypatch.setattr(reference, name, lambda *args: right(*args) + 1e-3)
+    with pytest.raises(AssertionError, match=name):
+        agree.check_rows(PACKAGES[0], torch.float32, "cpu")
+
+
+def test_a_wrong_place_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order that is not stable must fail."""
+    _, _, reference = agree.load(PACKAGES[0])
+    right = reference.dispatch
+    monkeypatch.setattr(reference, "dispatch", lambda expert, n: right(expert.flip(0), n))
+    with pytest.raises(AssertionError, match="dispatch"):
+        agree.check_dispatch(PACKAGES[0], "cpu")
+
+
+def test_a_wrong_tie_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ties to the higher index, in the reference alone, must fail."""
+    package = next(p for p in PACKAGES if p.name == "moedsl_mixtral")
+    _, _, reference = agree.load(package)
+
+    def choose(key, k):
+        return (
+            key.shape[1] - 1 - key.flip(1).sort(dim=1, descending=True, stable=True).indices[:, :k]
+        )
+
+    monkeypatch.setattr(reference, "choose", choose)
+    with pytest.raises(AssertionError):
+        agree.check_route(package, torch.float32, "cpu")
