@@ -25,6 +25,7 @@ class Attention(Construct):
     kind = "attention"
     unit = True
     mixes_tokens = True
+    streams = ("memory",)
     source = "Vaswani et al., 2017; grouped queries: Ainslie et al., 2023"
     heads = Number(low=1, whole=True, doc="number of query heads")
     kv_heads = Number("heads", low=1, whole=True, doc="number of key and value heads; must divide `heads`")
@@ -66,10 +67,7 @@ class Attention(Construct):
 
 
 class Dot(Construct):
-    """Scaled dot product of queries and keys."""
+    """Scaled dot product of queries and keys: where an attention's scores begin."""
 
     kind = "score"
     scale = Number("standard", words=("standard",), doc="factor; `standard` is head_dim^-0.5")
-
-    def lower(self, build: Builder, x: Value) -> Value:
-        return attending.lower_dot(build, self)

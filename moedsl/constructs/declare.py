@@ -172,6 +172,7 @@ class Construct:
     kind: ClassVar[str] = "stage"
     name: ClassVar[str] = ""
     unit: ClassVar[bool] = False  # has a body of its own: lowered to a Unit, printed as a class
+    streams: ClassVar[tuple[str, ...]] = ()  # further tensors that it may be applied to, by name
     implicit: ClassVar[dict[str, str]] = {}  # places that stand in its scope by default: name -> text
     settings: ClassVar[dict[str, Setting]] = {}
     source: ClassVar[str] = ""  # paper, section or reference file

@@ -32,8 +32,16 @@ class Linear(Construct):
     bias = Flag("false", doc="add a learned vector to the result")
 
     def lower(self, build: Builder, x: Value) -> Value:
-        out = build.width_of(self.width, self.recipe.origin("width"), self.recipe.span)
-        return build.linear(x, out, bias=self.bias)
+        x = build.merged(x)
+        fitting = self.width == "fitting"
+        op = ops.Linear(
+            out=build.width_of(self.width, self.recipe.origin("width")),
+            inner=build.last(x),
+            bias=self.bias or (fitting and build.frame.hint.bias),
+            bank=build.frame.unit.bank,
+            wide=getattr(x.type, "dtype", "") == "float32",
+        )
+        return build.placed(op, self.recipe, x)
 
 
 class Embedding(Construct):
@@ -45,7 +53,7 @@ class Embedding(Construct):
     def lower(self, build: Builder, x: Value) -> Value:
         vocab = build.dim(self.vocab, self.recipe.origin("vocab"), letter="V")
         width = build.width or build.model_width
-        return build.op(ops.Embedding(vocab=vocab, width=width), x, place=build.local(self.recipe))
+        return build.placed(ops.Embedding(vocab=vocab, width=width), self.recipe, x)
 
 
 class Tied(Construct):
@@ -56,4 +64,14 @@ class Tied(Construct):
     place = PlaceOf(positional=True, doc="the place whose weights are used")
 
     def lower(self, build: Builder, x: Value) -> Value:
-        return build.tied(x, self.place, self.recipe)
+        found = build.frame.places.find(self.place)
+        match found.op if found else None:
+            case ops.Embedding(vocab=out, width=inner) | ops.Linear(out=out, inner=inner):
+                op = ops.TiedLinear(of=self.place, out=out, inner=inner)
+                return build.op(op, build.merged(x))
+        build.sink.error(
+            "E0210",
+            f"no linear map or embedding stands at `{self.place}` in this body",
+            self.recipe.origin("place"),
+        )
+        return build.poison(x)

@@ -10,12 +10,15 @@ _LAYERS = Words("sum", choices=("sum", "mean"), doc="how the values of several p
 
 
 class Loss(Construct):
-    """What all losses share. `statistics` are the sums over tokens that they need of a routing."""
+    """What all losses share."""
 
     abstract: ClassVar[bool] = True
     kind = "loss"
-    statistics: ClassVar[tuple[str, ...]] = ()
     coefficient = Number(low=0, positional=True, doc="factor of the loss")
+
+    def reads(self) -> tuple[str, ...]:
+        """The statistics of a routing that it is made of: choices, first, probability, z."""
+        return ()
 
 
 class Balance(Loss):
@@ -32,10 +35,15 @@ class Balance(Loss):
     count = Words("share", choices=("share", "first", "all"), doc="which choices count, and how much")
     layers = _LAYERS
 
+    def reads(self) -> tuple[str, ...]:
+        return ("first" if self.count == "first" else "choices", "probability")
+
 
 class Z(Loss):
     """Keeps logits small: the mean of squared log-sum-exps of the scores."""
 
     source = "Zoph et al., 2022"
-    statistics = ("z",)
     layers = _LAYERS
+
+    def reads(self) -> tuple[str, ...]:
+        return ("z",)

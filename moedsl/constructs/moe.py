@@ -21,6 +21,7 @@ class Moe(Construct):
 
     kind = "moe"
     unit = True
+    streams = ("route",)
     router = RecipeOf(kinds=("router",), tensors=True, doc="a router, which decides here, or a decision made elsewhere")
     experts = Bank(doc="what is chosen among: copies side by side, each with weights of its own")
     shared = Bank("none", doc="what serves every token beside the chosen; may carry a gate: `swiglu(64) * (linear(1) -> sigmoid)`")

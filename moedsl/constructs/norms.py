@@ -25,6 +25,10 @@ class Norm(Construct):
 
     def lower(self, build: Builder, x: Value) -> Value:
         x = build.opened(x) if self.per == "head" else build.merged(x)
+        if self.per == "head" and not build.is_opened(x):
+            build.sink.error(
+                "E0307", "`per = head` needs heads, and there are none here", self.recipe.origin("per")
+            )
         op = ops.Norm(
             over=build.last(x),
             form=self.form,
@@ -33,7 +37,7 @@ class Norm(Construct):
             bias=getattr(self, "bias", False),
             offset=getattr(self, "offset", False),
         )
-        return build.op(op, x, place=build.local(self.recipe))
+        return build.placed(op, self.recipe, x)
 
 
 class Rms(Norm):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs.declare import Construct, Number, Words
-from moedsl.ir import ops
+from moedsl.ir import attending
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -34,7 +34,4 @@ class Rope(Construct):
             sink.error("E0206", "`part` must be above 0% and at most 100%", at.origin("part"))
 
     def lower(self, build: Builder, x: Value) -> Value:
-        x = build.opened(x)
-        size = build.rotated_channels(x, self.part, self.recipe)
-        rotary = build.ambient(ops.RotaryTable(theta=float(self.theta), size=size, pairs=self.pairs))
-        return build.op(ops.Rotate(size=size, pairs=self.pairs), x, rotary)
+        return attending.lower_rope(build, self, x)

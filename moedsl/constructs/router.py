@@ -27,5 +27,5 @@ class Router(Construct):
     select = RecipeOf(kinds=("select",), flows=True, doc="a flow of stages that keeps some of the choices")
     weigh = Expression("gate", sees=("x", "score", "gate", "choose"), doc="weights, over what was kept")
 
-    def lower(self, build: Builder, x: Value) -> Value:
-        return routing.lower_router(build, self, x)
+    def lower(self, build: Builder, x: Value, wanted: routing.Wanted | None = None) -> Value:
+        return routing.lower_router(build, self, x, wanted)

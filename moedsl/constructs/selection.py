@@ -35,7 +35,7 @@ class TopK(Selection):
             )
             return build.poison(x)
         kept = build.dim(self.k, self.recipe.origin("k"), letter="K")
-        return build.op(ops.TopK(kept=kept), x, name="expert")
+        return build.op(ops.TopK(kept=kept, choices=choices), x, name="expert")
 
 
 class All(Selection):
@@ -44,4 +44,4 @@ class All(Selection):
     def lower(self, build: Builder, x: Value) -> Value:
         choices = build.last(x)
         kept = build.dim(choices.size or 1, choices.origin, letter="K")
-        return build.op(ops.TopK(kept=kept), x, name="expert")
+        return build.op(ops.TopK(kept=kept, choices=choices), x, name="expert")

@@ -62,13 +62,19 @@ class Scale(Construct):
     def lower(self, build: Builder, x: Value) -> Value:
         if self.factor != "learned":
             return build.op(ops.Scale(factor=self.factor), x)
-        place = build.local(self.recipe)
         if self.per == "expert":
-            choices, expert = build.scope["score"], build.scope["expert"]
-            over = build.last(choices)
-            return build.op(ops.LearnedScale(over=over, chosen=True), x, expert, place=place)
+            return self._per_expert(build, x)
         over = build.last(x) if self.per == "channel" else None
-        return build.op(ops.LearnedScale(over=over), x, place=place)
+        return build.placed(ops.LearnedScale(over=over), self.recipe, x)
+
+    def _per_expert(self, build: Builder, x: Value) -> Value:
+        expert, choices = build.scope.get("expert"), build.width
+        if expert is None or choices is None:
+            build.sink.error(
+                "E0408", "`per = expert` stands only in a router's `weigh`", self.recipe.origin("per")
+            )
+            return build.poison(x)
+        return build.placed(ops.LearnedScale(over=choices, chosen=True), self.recipe, x, expert)
 
 
 class Dropout(Construct):
@@ -95,7 +101,7 @@ class Softmax(Construct):
     temperature = Number("1", low=0, exclusive_low=True, doc="higher is flatter")
 
     def lower(self, build: Builder, x: Value) -> Value:
-        return build.op(ops.Softmax(temperature=float(self.temperature)), x)
+        return build.op(ops.Softmax(over=build.last(x), temperature=float(self.temperature)), x)
 
 
 class Normalize(Construct):
@@ -104,4 +110,4 @@ class Normalize(Construct):
     eps = Number("0", low=0, doc="added to the sum")
 
     def lower(self, build: Builder, x: Value) -> Value:
-        return build.op(ops.Normalize(eps=float(self.eps)), x)
+        return build.op(ops.Normalize(over=build.last(x), eps=float(self.eps)), x)

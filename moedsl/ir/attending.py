@@ -1,1 +1,116 @@
-"""Lowering; being written."""
+"""How attention becomes nodes: queries, keys, values, scores, mixed values, and back to the stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moedsl.ir import ops
+from moedsl.ir.graph import Dim, Value
+from moedsl.model import terms
+
+if TYPE_CHECKING:
+    from moedsl.constructs.attention import Attention
+    from moedsl.constructs.position import Rope
+    from moedsl.ir.build import Builder
+
+
+def lower_attention(build: Builder, attention: Attention, x: Value, memory: Value | None) -> Value:
+    heads, shared, size = _axes(build, attention)
+    source = x if memory is None else memory
+    queries, keys = build.flat("I", heads, size), build.flat("J", shared, size)
+    for role, stream, width in (("q", x, queries), ("k", source, keys), ("v", source, keys)):
+        value = build.role(role, getattr(attention, role), stream, width)
+        build.bind(role, build.named(build.opened(value), role))
+    mixed = build.named(_attend(build, attention, memory), "mixed")
+    build.bind("mixed", build.merged(mixed))
+    build.bind("mixed", build.role("mixed", attention.mixed, x))
+    return build.role("o", attention.o, x, build.last(x))
+
+
+def _axes(build: Builder, attention: Attention) -> tuple[Dim, Dim, Dim]:
+    origin = attention.recipe.origin
+    heads = build.dim(attention.heads, origin("heads"), "H")
+    size = build.dim(attention.head_dim, origin("head_dim"), "C")
+    if attention.kv_heads == attention.heads:
+        return heads, heads, size
+    return heads, build.dim(attention.kv_heads, origin("kv_heads"), "G"), size
+
+
+def _attend(build: Builder, attention: Attention, memory: Value | None) -> Value:
+    scale, soft_cap = _scores(build, attention)
+    causal = attention.mask == "causal" and memory is None
+    mask = _mask(build, attention, causal, tensor=soft_cap is not None)
+    grouped = attention.kv_heads != attention.heads
+    kind = (causal, grouped, soft_cap, scale is not None, bool(attention.dropout))
+    op = ops.Attend(
+        mask=mask,
+        grouped=grouped,
+        cached_keys=causal,
+        scale=scale,
+        soft_cap=soft_cap,
+        dropout=attention.dropout,
+        function=build.function("attend", kind),
+    )
+    values = [build.scope[name] for name in ("q", "k", "v")]
+    values.append(build.ambient(mask))
+    if causal:
+        values.append(build.ambient(ops.CacheHandle()))
+    return build.op(op, *values, name="mixed", role="mixed")
+
+
+def _mask(build: Builder, attention: Attention, causal: bool, tensor: bool) -> ops.AttentionMask:
+    window = None if attention.window == "none" or not causal else int(attention.window)
+    base = "window_mask" if window else "causal_mask" if causal else "padding_mask"
+    function = build.function(base, (causal, window, tensor))
+    return ops.AttentionMask(causal=causal, window=window, tensor=tensor, function=function)
+
+
+def _scores(build: Builder, attention: Attention) -> tuple[float | None, float | None]:
+    """The scale and the soft cap of `dot(scale) -> soft_cap(limit)`."""
+    from moedsl.constructs.registry import construct_of
+
+    term = attention.scores
+    stages = term.stages if isinstance(term, terms.Flow) else (term,)
+    found = [construct_of(s) for s in stages if isinstance(s, terms.Recipe)]
+    names = [construct.name for construct in found]
+    if len(found) != len(stages) or names not in (["dot"], ["dot", "soft_cap"]):
+        build.sink.error(
+            "E0208",
+            "these scores are not supported yet",
+            term.span,
+            "`dot(...)`, or `dot(...) -> soft_cap(...)`",
+        )
+        return None, None
+    scale: Any = getattr(found[0], "scale", "standard")
+    limit: Any = getattr(found[-1], "limit", None)
+    return (None if scale == "standard" else float(scale)), (float(limit) if limit else None)
+
+
+def lower_rope(build: Builder, rope: Rope, x: Value) -> Value:
+    """The first channels of each head turned by the position."""
+    x = build.opened(x)
+    head = build.last(x).size or 0
+    if not build.is_opened(x):
+        build.sink.error(
+            "E0307", "`rope` turns the channels of heads, and there are none here", rope.recipe.span
+        )
+        return build.poison(x)
+    size = int(head * rope.part)
+    if size % 2 or size == 0:
+        build.mismatch(
+            "E0308",
+            f"`rope` turns channels in pairs, and {size} of a head's {head} are not pairs",
+            (rope.recipe.span, "here"),
+            (build.last(x).origin, f"heads of {head} come from here"),
+        )
+        return build.poison(x)
+    numbers = (float(rope.theta), size, head, rope.pairs)
+    table = ops.RotaryTable(
+        theta=float(rope.theta),
+        size=size,
+        head=head,
+        pairs=rope.pairs,
+        table=build.function("rotary_table", numbers),
+        rotate=build.function("rotate", numbers[1:]),
+    )
+    return build.op(ops.Rotate(table=table), x, build.ambient(table))

@@ -54,9 +54,13 @@ class TensorType:
 
 @dataclass(frozen=True)
 class RecordType:
-    """A named tuple or object of the generated runtime: Routing, Dispatch, Cache, Rotary, ..."""
+    """A named tuple or object of the generated runtime: Routing, Dispatch, Cache, Rotary, ...
+
+    `dims`: sizes that readers need (Routing: K kept, E choices). A bare "Tensor" is one of no fixed shape, or None.
+    """
 
     name: str
+    dims: tuple[Dim, ...] = ()
 
 
 @dataclass(eq=False)

@@ -1,1 +1,193 @@
-"""Lowering; being written."""
+"""How a mixture becomes nodes: route, dispatch, the bank, combine; shared experts beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from moedsl.ir import ops
+from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
+from moedsl.model import terms
+from moedsl.model.terms import Term
+
+if TYPE_CHECKING:
+    from moedsl.constructs.moe import Moe
+    from moedsl.ir.build import Builder
+
+ROWS = Dim("N")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of experts: `count` of them from choice `first` on."""
+
+    label: str
+    first: int
+    count: int
+    body: Term
+
+    @property
+    def construct(self) -> str:
+        return self.body.construct if isinstance(self.body, terms.Recipe) else ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the router said, as tensors."""
+
+    expert: Value
+    weight: Value
+    kept: Dim
+    choices: int
+
+    @property
+    def routed(self) -> Dim:
+        return Dim("R", None, (ROWS, self.kept))
+
+
+def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
+    kinds = _kinds(moe)
+    choices = build.dim(sum(k.count for k in kinds), moe.recipe.origin("experts"), "E")
+    if not kinds:
+        build.sink.error("E0404", "a mixture needs experts", moe.recipe.origin("experts"))
+        return build.poison(x)
+    rows = build.op(ops.Rows(rows=ROWS), x, name="x")
+    read = rows if route is None else build.op(ops.Rows(rows=ROWS), route, name="route")
+    decision = _decide(build, moe, read, choices)
+    if decision is None:
+        return build.poison(x)
+    parts = [_kind(build, moe, kind, rows, decision) for kind in kinds if kind.construct != "zero"]
+    total = parts[0] if parts else build.op(ops.Zeros(), rows)
+    for part in parts[1:]:
+        total = build.op(ops.Combination(operator="+"), total, part)
+    y = build.op(ops.Unrows(), build.named(total, "y"), x)
+    return _shared(build, moe, x, y)
+
+
+def _kinds(moe: Moe) -> list[Kind]:
+    first, found = 0, []
+    several = len(moe.experts) > 1
+    for index, (label, count, body) in enumerate(moe.experts):
+        name = label or (f"{index}" if several else "")
+        found.append(Kind(name, first, count, body))
+        first += count
+    return found
+
+
+# --- the decision -------------------------------------------------------------------------------
+
+
+def _decide(build: Builder, moe: Moe, x: Value, choices: Dim) -> Decision | None:
+    routing = _routing(build, moe, x, choices)
+    if not isinstance(routing.type, RecordType) or len(routing.type.dims) != 2:
+        if routing not in build.bad:
+            build.sink.error("E0405", "this is not a decision of a router", moe.router.span)
+        return None
+    kept, made_for = routing.type.dims
+    if made_for.size != choices.size:
+        build.mismatch(
+            "E0406",
+            f"the decision chooses among {made_for.size}, but there are {choices.size} experts",
+            (choices.origin, f"{choices.size} experts"),
+            (made_for.origin, f"{made_for.size} choices"),
+        )
+        return None
+    return Decision(
+        _field(build, routing, "expert_NK", kept, "int"),
+        _field(build, routing, "weight_NK", kept, "float32"),
+        kept,
+        choices.size or 0,
+    )
+
+
+def _routing(build: Builder, moe: Moe, x: Value, choices: Dim) -> Value:
+    if not isinstance(moe.router, terms.Recipe):
+        return build.evaluate(moe.router)
+    of = next((loss.setting("of") for loss in moe.loss if loss.construct == "balance"), None)
+    of_what = of.text if isinstance(of, terms.Word) else "gate"
+    routing = build.units.call(
+        moe.router, x, place="router", width=choices, extra=replace(build.wanted, of=of_what)
+    )
+    if isinstance(routing.type, RecordType):
+        build.tap(routing)
+    return routing
+
+
+def _field(build: Builder, routing: Value, field: str, kept: Dim, dtype: str) -> Value:
+    return build.op(ops.Field(field=field, type=TensorType((ROWS, kept), dtype)), routing)
+
+
+# --- one kind of experts --------------------------------------------------------------------------
+
+
+def _kind(build: Builder, moe: Moe, kind: Kind, x: Value, decision: Decision) -> Value:
+    if kind.count != decision.choices:
+        decision = _of_kind(build, kind, decision)
+    if kind.construct == "identity" and moe.weight == "output":
+        total = build.op(ops.WeightSum(), decision.weight)
+        return build.op(ops.Combination(operator="*"), x, _like(build, total, x))
+    rows = build.op(ops.Dispatch(experts=kind.count), decision.expert, name="rows")
+    routed = build.op(ops.GatherRows(routed=decision.routed, kept=decision.kept), x, rows)
+    weight = decision.weight
+    if moe.weight == "input":
+        factor = build.op(ops.RowWeights(routed=decision.routed), weight, rows)
+        routed = build.op(ops.Combination(operator="*"), routed, _like(build, factor, routed))
+        weight = build.op(ops.Pointwise(function="torch.ones_like"), weight)
+    y = _bank(build, moe, kind, routed, rows)
+    return build.op(ops.Combine(kept=decision.kept), build.named(y, "y"), weight, rows)
+
+
+def _of_kind(build: Builder, kind: Kind, decision: Decision) -> Decision:
+    """The same decision for the experts of one kind: choices of others go nowhere, with no weight."""
+    expert = build.named(decision.expert, "expert")
+    mine = {"first": kind.first, "count": kind.count}
+    weight = build.op(ops.KindWeights(**mine), decision.weight, expert)
+    own = build.op(ops.KindRows(**mine), expert)
+    return replace(decision, expert=own, weight=weight)
+
+
+def _like(build: Builder, value: Value, other: Value) -> Value:
+    return build.op(ops.Cast(dtype="float"), value, build.named(other, "x"))
+
+
+def _bank(build: Builder, moe: Moe, kind: Kind, x: Value, rows: Value) -> Value:
+    """The unit of one kind's experts, with all their weights side by side."""
+    name = f"{moe.recipe.name}_experts" + (f"_{kind.label}" if kind.label else "")
+    key = ("bank", kind.body, kind.count, name, x.type)
+    units = build.units
+    if key not in units.memo:
+        recipe = kind.body if isinstance(kind.body, terms.Recipe) else None
+        unit = Unit(name, "experts", recipe=recipe, bank=kind.count, span=kind.body.span)
+        inputs = [("x", Value("x", x.type)), ("rows", Value("rows", rows.type))]
+        with units.opened(unit, inputs):
+            build.frame.rows = inputs[1][1]
+            unit.outputs = [_body(build, kind.body, inputs[0][1])]
+        units.memo[key] = unit
+    place = "experts"
+    with build.at(place) if kind.label else build.at(""):
+        y = build.op(ops.Call(unit=units.memo[key]), x, rows, place=kind.label or place)
+    return y
+
+
+def _body(build: Builder, body: Term, x: Value) -> Value:
+    """One expert over routed rows. A form's roles are the bank's own: `experts.gate`."""
+    from moedsl.constructs.registry import construct_of
+
+    construct = construct_of(body) if isinstance(body, terms.Recipe) else None
+    with build.at("", build.hint(build.last(x))):
+        if construct is not None and construct.unit:
+            return construct.lower(build, x)
+        return build.apply(body, x)
+
+
+# --- beside the chosen ----------------------------------------------------------------------------
+
+
+def _shared(build: Builder, moe: Moe, x: Value, y: Value) -> Value:
+    for index, (label, count, body) in enumerate(moe.shared):
+        for copy in range(count):
+            name = label or (f"{index}" if len(moe.shared) > 1 else "")
+            several = "_".join(filter(None, ["shared", name, f"{copy}" if count > 1 else ""]))
+            with build.body(x=x), build.at(several, build.hint(build.last(x)), "shared"):
+                y = build.op(ops.Combination(operator="+"), y, build.apply(body, x))
+    return y

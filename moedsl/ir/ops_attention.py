@@ -29,6 +29,11 @@ class Ambient(Op):
     rank: ClassVar[int] = 0
     carries: ClassVar[tuple[int, ...] | None] = ()
 
+    @property
+    def other_name(self) -> str:
+        """What it is called where an ambient of the same kind has the name already."""
+        return self.name
+
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (RecordType("Tensor"),)
 
@@ -98,6 +103,10 @@ class RotaryTable(Ambient):
         return f"{self.table}(positions({{0}}, {{1}}, {{2}}))"
 
     @property
+    def other_name(self) -> str:
+        return self.table.replace("rotary_table", self.name)
+
+    @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
         return (f".state:{self.table}", ".state:positions")
 
@@ -124,6 +133,10 @@ class AttentionMask(Ambient):
     @property
     def code(self) -> str:  # type: ignore[override]
         return f"{self.function}({{0}}, {{1}}, {{2}})" if self.causal else f"{self.function}({{2}})"
+
+    @property
+    def other_name(self) -> str:
+        return self.function
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]

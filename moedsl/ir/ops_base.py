@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from moedsl.ir.graph import Parameter, RecordType, TensorType, Unit
+from moedsl.ir.shapes import NotATensor
 
 Type = TensorType | RecordType
 
@@ -51,7 +52,8 @@ class Op:
 
 def dims_of(type_: Type) -> TensorType:
     """For ops that only take tensors."""
-    assert isinstance(type_, TensorType), f"a {type_.name} stands where a tensor is needed"
+    if isinstance(type_, RecordType):
+        raise NotATensor(f"a {type_.name.lower()} stands where a tensor is needed")
     return type_
 
 

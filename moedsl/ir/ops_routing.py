@@ -14,7 +14,7 @@ from typing import ClassVar
 from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of
 
-ROUTING, DISPATCH = RecordType("Routing"), RecordType("Dispatch")
+DISPATCH = RecordType("Dispatch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +58,15 @@ class Statistic(Op):
 
     which: str  # choices | first | probability | z | tokens
     form: str = "given"  # probability: given (sums to 1) | softmax (of logits) | normalize
+    per_sequence: bool = False
     carries: ClassVar[tuple[int, ...] | None] = (0,)
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        rest, value = "{1}, {2}", "{0}"
+        value, rest = "{0}", "{1}, {2}" if self.per_sequence else "{1}, 1"
         match self.which:
             case "choices" | "first":
-                rest = "{2}, {3}"
+                rest = "{2}, {3}" if self.per_sequence else "{2}, 1"
                 picked = "{0}" if self.which == "choices" else "{0}[:, :1]"
                 value = f"torch.zeros_like({{1}}, dtype=torch.int64).scatter(1, {picked}, 1)"
             case "z":
@@ -75,7 +76,7 @@ class Statistic(Op):
             case "probability" if self.form == "normalize":
                 value = "F.normalize({0}, p=1.0, dim=-1)"
             case "tokens":
-                return "count_tokens({0}, {1}, {2})"
+                return f"count_tokens({{0}}, {rest})"
         squeeze = ".squeeze(1)" if self.which == "z" else ""
         return f"segment_sum({value}, {rest}){squeeze}"
 
@@ -99,7 +100,7 @@ class Routed(Op):
     imports: ClassVar[tuple[str, ...]] = (".routing:Routing",)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (ROUTING,)
+        return (RecordType("Routing", (self.kept, self.choices)),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ class Route(Op):
         return (f".routing:route_{self.name}",)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (ROUTING,)
+        return (RecordType("Routing", (self.kept, self.choices)),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +288,7 @@ class Listing(Op):
         return f"*{{{index}}}" if isinstance(pick, str) else f"*{_some(index, pick)}"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (ROUTING,)
+        return (inputs[0],)
 
 
 def _some(index: int, indices: tuple[int, ...]) -> str:

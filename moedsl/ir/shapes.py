@@ -14,6 +14,10 @@ class Mismatch(Exception):
         self.left, self.right, self.what = left, right, what
 
 
+class NotATensor(Exception):
+    """A record (a decision) where numbers are needed. Caught by `Builder.op` too."""
+
+
 def same(left: Dim, right: Dim) -> bool:
     """Equal sizes; axes known only at run time are equal by letter."""
     if left.size is None or right.size is None:

@@ -1,0 +1,308 @@
+"""The builder: what a construct's `lower` works with.
+
+It holds a frame for each unit under construction. Nodes are appended in order; errors become diagnostics and poisoned
+nodes, on which everything later stays silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from moedsl.diagnostics.model import Label, Sink
+from moedsl.ir import expressions, ops, routing, walk
+from moedsl.ir.graph import NOWHERE, Dim, Node, RecordType, TensorType, Unit, Value
+from moedsl.ir.ops_base import Op
+from moedsl.ir.places import Parts, Places
+from moedsl.ir.shapes import Mismatch, NotATensor
+from moedsl.ir.units import Units
+from moedsl.model import terms
+from moedsl.source import Span
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What a place asks of the recipe that stands at it: the width of the result, and a bias."""
+
+    width: Dim | None = None
+    bias: bool = False
+
+
+@dataclass
+class Frame:
+    """One unit under construction. `rows`: in a bank, the order of routed rows."""
+
+    unit: Unit
+    scope: dict[str, Value] = field(default_factory=dict)
+    places: Places = field(default_factory=Places)
+    prefix: Parts = ()
+    role: str = ""
+    hint: Hint = field(default_factory=Hint)
+    rows: Value | None = None
+    ambients: dict[Op, Value] = field(default_factory=dict)
+
+
+class Builder:
+    def __init__(self, model: terms.Model, sink: Sink) -> None:
+        self.model, self.sink = model, sink
+        self.units = Units(self)
+        self.frames: list[Frame] = []
+        self.bad: set[Value] = set()
+        self.flats: dict[tuple[Dim, ...], Dim] = {}
+        self.functions: dict[str, dict[object, str]] = {}
+        self.spans: list[Span] = [model.span]
+        self.model_width = self._size("width", "D")
+        self.vocab = self._size("vocab", "V")
+        self.wanted = routing.wanted_of(list(walk.recipes(model)))
+
+    def _size(self, setting: str, letter: str) -> Dim:
+        term = self.model.setting(setting)
+        size = int(term.value) if isinstance(term, terms.Number) else None
+        return Dim(letter, size, origin=term.span if term is not None else self.model.span)
+
+    # --- the frame at work ---------------------------------------------------------------------
+
+    @property
+    def frame(self) -> Frame:
+        return self.frames[-1]
+
+    @property
+    def scope(self) -> dict[str, Value]:
+        """Named tensors of the body at work."""
+        return self.frame.scope
+
+    @property
+    def width(self) -> Dim | None:
+        """The width that the place at work asks for."""
+        return self.frame.hint.width
+
+    @property
+    def span(self) -> Span:
+        return next((s for s in reversed(self.spans) if s != NOWHERE), NOWHERE)
+
+    def bind(self, name: str, value: Value) -> None:
+        self.scope[name] = value
+
+    @contextmanager
+    def body(self, **named: Value) -> Iterator[None]:
+        """Names of an inner body; those around it stay readable and come back after."""
+        before = self.frame.scope
+        self.frame.scope = {**before, **named}
+        try:
+            yield
+        finally:
+            self.frame.scope = before
+
+    @contextmanager
+    def at(self, name: str, hint: Hint | None = None, role: str = "") -> Iterator[None]:
+        """Inside a role or a recipe that is spelled out in this unit."""
+        frame = self.frame
+        before = frame.prefix, frame.hint, frame.role
+        frame.prefix = (*frame.prefix, name) if name else frame.prefix
+        frame.hint = hint if hint is not None else frame.hint
+        frame.role = role or frame.role
+        try:
+            yield
+        finally:
+            frame.prefix, frame.hint, frame.role = before
+
+    # --- nodes ---------------------------------------------------------------------------------
+
+    def op(
+        self, op: Op, *values: Value, name: str = "", place: str = "", role: str = "", tied: str = ""
+    ) -> Value:
+        """Add a node with one result."""
+        return self.ops(op, *values, names=(name,), place=place, role=role, tied=tied)[0]
+
+    def ops(
+        self,
+        op: Op,
+        *values: Value,
+        names: tuple[str, ...] = ("",),
+        place: str = "",
+        role: str = "",
+        tied: str = "",
+    ) -> tuple[Value, ...]:
+        """Add a node; its results."""
+        poisoned = any(value in self.bad for value in values)
+        types: tuple[TensorType | RecordType, ...] = ()
+        try:
+            types = op.infer(*(value.type for value in values))
+        except (Mismatch, NotATensor) as misfit:
+            self._report(misfit, silent=poisoned)
+            poisoned = True
+            types = (values[0].type,) * len(names)
+        names = (*names, *("",) * (len(types) - len(names)))
+        outputs = tuple(Value(n, t, self.span) for n, t in zip(names, types, strict=False))
+        node = Node(op, values, outputs, role=role or self.frame.role, span=self.span)
+        node.poisoned = poisoned
+        if poisoned:
+            self.bad.update(outputs)
+        if place:
+            self.frame.places.draft(node, self.frame.places.claim(self.frame.prefix, place, tied))
+        _name_repeated(op, values)
+        self.frame.unit.nodes.append(node)
+        return outputs
+
+    def placed(self, op: Op, recipe: terms.Recipe, *values: Value) -> Value:
+        """Add a node with weights of its own, at the place of its recipe; in a bank, one set for each expert."""
+        if self.frame.rows is not None:
+            if not isinstance(op, ops.Linear):
+                self.sink.error(
+                    "E0306", "in a bank only linear maps have weights of their own", recipe.span
+                )
+            values = (*values, self.frame.rows)
+        return self.op(op, *values, place=recipe.place or recipe.name, tied=recipe.tied)
+
+    def dropout(self, x: Value, rate: float | terms.Phase) -> Value:
+        """Dropout, which acts in training only."""
+        share = rate.train if isinstance(rate, terms.Phase) else rate
+        share = share.value if isinstance(share, terms.Number) else share
+        return self.op(ops.Dropout(rate=float(share)), x) if share else x  # type: ignore[arg-type]
+
+    def named(self, value: Value, name: str) -> Value:
+        """Call a value by this name, unless it has one."""
+        value.name = value.name or name
+        return value
+
+    def poison(self, value: Value) -> Value:
+        self.bad.add(value)
+        return value
+
+    def ambient(self, op: ops.Ambient) -> Value:
+        """A value that is made once at the root."""
+        known = self.frame.ambients
+        if op not in known:
+            known[op] = Value(op.name, op.infer()[0])
+        return known[op]
+
+    def tap(self, value: Value) -> None:
+        """Hand a value up to the root."""
+        self.frame.unit.handed.append(value)
+
+    def function(self, base: str, key: object) -> str:
+        """A name for one kind of runtime function: `base` for the first kind, `base_2` for the next, ..."""
+        known = self.functions.setdefault(base, {})
+        number = len(known) + 1
+        return known.setdefault(key, base if number == 1 else f"{base}_{number}")
+
+    # --- axes ----------------------------------------------------------------------------------
+
+    def last(self, value: Value) -> Dim:
+        if isinstance(value.type, TensorType) and value.type.dims:
+            return value.type.dims[-1]
+        return Dim("X", None, origin=value.span)
+
+    def dim(self, size: int, origin: Span, letter: str = "") -> Dim:
+        """An axis of a size that the spec fixed at `origin`."""
+        if not letter:
+            known = {self.vocab.size: "V", self.model_width.size: "D", 1: "1"}
+            letter = known.get(size, "F")
+        return Dim(letter, int(size), origin=origin)
+
+    def width_of(self, width: int | str, origin: Span) -> Dim:
+        """A written width, or the one that the place asks for."""
+        if isinstance(width, (int, float)):
+            asked = self.width
+            same = asked is not None and asked.size == width
+            return replace(asked, origin=origin) if asked and same else self.dim(int(width), origin)
+        if self.width is None:
+            self.sink.error(
+                "E0302",
+                "this `linear` needs a width",
+                self.span,
+                "only the last one before its place's border takes the width from there",
+                help="write the size of its result: `linear(256)`",
+            )
+            return self.model_width
+        return self.width
+
+    def flat(self, letter: str, *parts: Dim) -> Dim:
+        """One axis made of several (heads and their channels)."""
+        size = 1
+        for part in parts:
+            size *= part.size or 1
+        dim = Dim(letter, size, parts, origin=parts[0].origin)
+        self.flats[parts] = dim
+        return dim
+
+    def is_opened(self, x: Value) -> bool:
+        return isinstance(x.type, TensorType) and x.type.dims[-2:] in self.flats
+
+    def hint(self, width: Dim | None, bias: bool = False) -> Hint:
+        return Hint(width, bias)
+
+    def opened(self, x: Value) -> Value:
+        """With heads and channels apart, where the last axis is made of them."""
+        parts = self.last(x).split
+        return self.op(ops.SplitHeads(parts=parts), x) if parts else x
+
+    def merged(self, x: Value) -> Value:
+        """With heads side by side in one axis."""
+        dims = x.type.dims[-2:] if isinstance(x.type, TensorType) else ()
+        flat = self.flats.get(dims)
+        return x if flat is None else self.op(ops.MergeHeads(flat=flat), x)
+
+    # --- terms ---------------------------------------------------------------------------------
+
+    def apply(self, term: terms.Term, x: Value, *more: Value, **named: Value) -> Value:
+        """A recipe on a value."""
+        return expressions.apply(self, term, x, more, named)
+
+    def evaluate(self, term: terms.Term) -> Value:
+        """A tensor expression over the names in scope; a recipe is fed with `x`."""
+        return expressions.evaluate(self, term)
+
+    def role(
+        self,
+        role: str,
+        term: terms.Term,
+        x: Value,
+        width: Dim | None = None,
+        bias: bool = False,
+        name: str = "",
+    ) -> Value:
+        """What stands at a role, with `x` in scope. Its weights are called by the role."""
+        with self.at(role, Hint(width, bias), role), self.body(x=x):
+            value = self.evaluate(term)
+        return self.named(value, name) if name else value
+
+    def run(self, body: tuple[terms.Let | terms.Assign, ...]) -> None:
+        """Statements of a block, in order."""
+        for statement in body:
+            expressions.statement(self, statement)
+
+    # --- diagnostics ---------------------------------------------------------------------------
+
+    def mismatch(self, code: str, message: str, *labels: tuple[Span, str]) -> None:
+        """An error with a label for each fact."""
+        (first, text), *rest = labels
+        more = tuple(Label(s, t) for s, t in rest if s not in (NOWHERE, first))
+        self.sink.error(code, message, first, text, secondary=more)
+
+    def _report(self, misfit: Mismatch | NotATensor, silent: bool) -> None:
+        if silent:
+            return
+        if isinstance(misfit, NotATensor):
+            self.sink.error("E0304", str(misfit), self.span)
+            return
+        left, right = misfit.left, misfit.right
+        self.mismatch(
+            "E0301",
+            f"{misfit.what} differ in size: {_size(left)} and {_size(right)}",
+            (self.span, "here"),
+            (left.origin, f"{_size(left)} comes from here"),
+            (right.origin, f"{_size(right)} comes from here"),
+        )
+
+
+def _size(dim: Dim) -> str:
+    return dim.letter if dim.size is None else str(dim.size)
+
+
+def _name_repeated(op: Op, values: tuple[Value, ...]) -> None:
+    """A value that one expression reads twice is computed once, so it needs a name."""
+    for index, value in enumerate(values):
+        if not value.name and op.code.count(f"{{{index}}}") > 1:
+            value.name = "y"

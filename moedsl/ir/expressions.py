@@ -1,0 +1,218 @@
+"""Recipes on values, and tensor expressions: the algebra of the language, turned into nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moedsl.ir import ops
+from moedsl.ir.graph import Value
+from moedsl.ir.walk import fits_width
+from moedsl.model import terms
+from moedsl.model.terms import Term, type_of
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
+
+
+def statement(build: Builder, one: terms.Let | terms.Assign) -> None:
+    build.spans.append(one.span)
+    old = build.scope.get(one.name)
+    value = build.evaluate(one.value)
+    if isinstance(one, terms.Assign) and old is not None:
+        value = back(build, value, old)
+    if value is not old:
+        if value.name and value.name != one.name and value in build.scope.values():
+            pass  # a second name for what has one already
+        else:
+            value.name = one.name
+    build.bind(one.name, value)
+    build.spans.pop()
+
+
+def back(build: Builder, value: Value, old: Value) -> Value:
+    """In the precision of the stream again, where a stage left it."""
+    new_type, old_type = value.type, old.type
+    if getattr(new_type, "dtype", "") == "float32" and getattr(old_type, "dtype", "") == "float":
+        return build.op(ops.Cast(dtype="float"), value, old)
+    return value
+
+
+def evaluate(build: Builder, term: Term) -> Value:
+    """A tensor expression; a recipe is fed with the body's `x`."""
+    match term:
+        case terms.Tensor(name):
+            return _look_up(build, name, term)
+        case terms.Apply(recipe, inputs, named):
+            values = [_without_hint(build, i) for i in inputs]
+            by_name = {name: _without_hint(build, value) for name, value in named}
+            return apply(build, recipe, values[0], tuple(values[1:]), by_name)
+        case terms.Arithmetic() if type_of(term) == "tensor":
+            return _arithmetic(build, term, None)
+        case terms.Phase():
+            return _phase(build, term)
+    x = build.scope.get("x")
+    assert x is not None, "a recipe stands where nothing feeds it"
+    return apply(build, term, x)
+
+
+def _look_up(build: Builder, name: str, term: terms.Tensor) -> Value:
+    if name in build.scope:
+        return build.scope[name]
+    build.sink.error("E0201", f"no tensor `{name}` is known here", term.span)
+    return build.poison(next(iter(build.scope.values())))
+
+
+def _without_hint(build: Builder, term: Term) -> Value:
+    """What is fed into a recipe has no width asked of it."""
+    from moedsl.ir.build import Hint
+
+    with build.at("", Hint()):
+        return evaluate(build, term)
+
+
+def apply(
+    build: Builder,
+    term: Term,
+    x: Value,
+    more: tuple[Value, ...] = (),
+    named: dict[str, Value] | None = None,
+) -> Value:
+    """A recipe on a value. `more`: a second stream; `named`: inputs given by name."""
+    match term:
+        case terms.Recipe():
+            return _recipe(build, term, x, more, named or {})
+        case terms.Flow(stages):
+            return _flow(build, stages, x, more, named or {})
+        case terms.Copies() if build.frame.rows is not None:
+            for _ in range(term.count):
+                x = apply(build, term.recipe, x)
+            return x
+        case terms.Copies():
+            return build.units.stack([term], x)
+        case terms.Arithmetic():
+            return _arithmetic(build, term, x)
+        case terms.Tensor() | terms.Apply():  # a tensor beside a recipe: it ignores its input
+            return evaluate(build, term)
+        case terms.Phase():
+            return _phase(build, term, x)
+    build.sink.error("E0305", "this cannot be applied to a tensor", term.span)
+    return build.poison(x)
+
+
+def _recipe(
+    build: Builder,
+    recipe: terms.Recipe,
+    x: Value,
+    more: tuple[Value, ...],
+    named: dict[str, Value],
+) -> Value:
+    from moedsl.constructs.registry import construct_of
+
+    construct = construct_of(recipe)
+    build.spans.append(recipe.span)
+    try:
+        if construct.unit and build.frame.rows is None:
+            if construct.kind == "block":
+                return build.units.stack([recipe], x, plain=True)
+            return build.units.call(recipe, x, more, named)
+        if construct.unit:
+            with build.at(recipe.place or recipe.name), build.body(x=x):
+                return construct.lower(build, x, *more, **named)
+        return construct.lower(build, x, *more, **named)
+    finally:
+        build.spans.pop()
+
+
+def _flow(
+    build: Builder, stages: tuple[Term, ...], x: Value, more: tuple[Value, ...], named: dict[str, Any]
+) -> Value:
+    """Stage after stage; the last that can takes the width that the place asks for; layers in a row are one stack."""
+    from moedsl.ir.build import Hint
+
+    flat = list(_flattened(stages))
+    taker = max((i for i, stage in enumerate(flat) if fits_width(stage)), default=-1)
+    index = 0
+    while index < len(flat):
+        layers = index
+        while layers < len(flat) and build.frame.rows is None and _is_layer(flat[layers]):
+            layers += 1
+        if layers > index:
+            x = build.units.stack(flat[index:layers], x)
+            index = layers
+            continue
+        hint = build.frame.hint if index == taker else Hint()
+        with build.at("", hint):
+            x = apply(build, flat[index], x, more if index == 0 else (), named if index == 0 else {})
+        index += 1
+    return x
+
+
+def _flattened(stages: tuple[Term, ...]) -> Any:
+    for stage in stages:
+        if isinstance(stage, terms.Flow):
+            yield from _flattened(stage.stages)
+        else:
+            yield stage
+
+
+def _is_layer(term: Term) -> bool:
+    from moedsl.constructs.registry import constructs
+
+    if isinstance(term, terms.Recipe):
+        return constructs()[term.construct].kind == "block"
+    return isinstance(term, terms.Copies)
+
+
+def _arithmetic(build: Builder, term: terms.Arithmetic, x: Value | None) -> Value:
+    """Both sides get the same input; a number stands on either side of a tensor."""
+    left, right = term.left, term.right
+    if isinstance(right, terms.Number):
+        return build.op(ops.Combination(operator=term.operator, number=right.value), _side(build, left, x))
+    if isinstance(left, terms.Number):
+        value = _side(build, right, x)
+        return build.op(_number_first(term.operator, left.value), value)
+    if fits_width(left) and not fits_width(right) and build.width is None:
+        second = _side(build, right, x)
+        first = _sized(build, left, x, second)
+    else:
+        first = _side(build, left, x)
+        second = _sized(build, right, x, first)
+    first, second = _alike(build, first, second)
+    build.spans.append(term.span)
+    result = build.op(ops.Combination(operator=term.operator), first, second)
+    build.spans.pop()
+    return result
+
+
+def _number_first(operator: str, number: float) -> ops.Op:
+    if operator in ("+", "*"):
+        return ops.Combination(operator=operator, number=number)
+    return ops.Pointwise(function=f"({number!r} {operator} {{0}})")
+
+
+def _side(build: Builder, term: Term, x: Value | None) -> Value:
+    return evaluate(build, term) if x is None else apply(build, term, x)
+
+
+def _sized(build: Builder, term: Term, x: Value | None, other: Value) -> Value:
+    """A side whose width comes from what it is combined with, where its place asks for none."""
+    from moedsl.ir.build import Hint
+
+    hint = build.frame.hint if build.width is not None else Hint(build.last(other))
+    with build.at("", hint):
+        return _side(build, term, x)
+
+
+def _alike(build: Builder, first: Value, second: Value) -> tuple[Value, Value]:
+    """Heads opened on one side are closed where the other has them closed."""
+    if build.last(first).split and not build.last(second).split:
+        return first, build.merged(second)
+    if build.last(second).split and not build.last(first).split:
+        return build.merged(first), second
+    return first, second
+
+
+def _phase(build: Builder, term: terms.Phase, x: Value | None = None) -> Value:
+    if not term.train == term.eval == term.decode:
+        build.sink.error("E0209", "`phase` is not supported here", term.span)
+    return _side(build, term.train, x)

@@ -1,0 +1,41 @@
+"""From a resolved model to its graph."""
+
+from __future__ import annotations
+
+from moedsl.diagnostics.model import Sink
+from moedsl.ir.build import Builder
+from moedsl.ir.graph import Dim, Graph, TensorType, Unit, Value
+from moedsl.ir.losses import add_losses
+from moedsl.ir.thread import thread
+from moedsl.model import terms
+
+BATCH, TOKENS = Dim("B"), Dim("T")
+
+
+def lower(model: terms.Model, sink: Sink) -> Graph:
+    """Never raises on a user's mistake: what is wrong is reported, and poisoned in the graph."""
+    build = Builder(model, sink)
+    root = Unit(model.name, "model", doc=model.doc, span=model.span)
+    inputs = [(one.name, _input(one)) for one in model.inputs]
+    with build.units.opened(root, inputs):
+        for let in model.lets:
+            build.run((let,))
+        root.outputs = [_output(build, output) for output in model.outputs]
+    units = build.units.done
+    thread(units)
+    add_losses(root, build)
+    return Graph(model.name, units, model)
+
+
+def _input(one: terms.Input) -> Value:
+    """Ids, the one kind of input there is so far."""
+    return Value(one.name, TensorType((BATCH, TOKENS), "int"), one.span)
+
+
+def _output(build: Builder, output: terms.Output) -> Value:
+    build.spans.append(output.span)
+    value = build.evaluate(output.value)
+    build.spans.pop()
+    if value not in build.scope.values():
+        value.name = output.name
+    return value

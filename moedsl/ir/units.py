@@ -1,0 +1,213 @@
+"""Units: bodies that are lowered once, however often they stand in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from moedsl.ir import ops
+from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
+from moedsl.ir.shapes import same, spell
+from moedsl.ir.walk import tensors_in
+from moedsl.model import terms
+from moedsl.model.terms import Term
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
+
+Inputs = list[tuple[str, Value]]
+
+
+class Units:
+    """All units of one graph, callees before callers. Equal recipes on equal types are one unit."""
+
+    def __init__(self, build: Builder) -> None:
+        self.build = build
+        self.done: list[Unit] = []
+        self.memo: dict[Any, Unit] = {}
+
+    def call(
+        self,
+        recipe: terms.Recipe,
+        x: Value,
+        more: tuple[Value, ...] = (),
+        named: dict[str, Value] | None = None,
+        *,
+        place: str = "",
+        width: Dim | None = None,
+        extra: Any = None,
+    ) -> Value:
+        """A unit at a place of its own. `width` is asked of it; `extra` is what else its lowering depends on."""
+        from moedsl.constructs.registry import constructs
+
+        build = self.build
+        streams = constructs()[recipe.construct].streams
+        extras = [*zip(streams, more, strict=False), *(named or {}).items()]
+        inputs = [("x", x), *extras, *self._around([recipe])]
+        unit = self.unit(recipe, inputs, width, extra)
+        outputs = build.ops(
+            ops.Call(unit=unit),
+            *(value for _, value in inputs),
+            place=place or recipe.place or recipe.name,
+            tied=recipe.tied,
+        )
+        if any(value in build.bad for value in unit.outputs):
+            build.bad.update(outputs)
+        if isinstance(outputs[0].type, RecordType):
+            build.named(outputs[0], "routing")
+        return outputs[0]
+
+    def stack(self, layers: Sequence[Term], x: Value, plain: bool = False) -> Value:
+        """Layers in sequence: numbered under the name of the first."""
+        build = self.build
+        runs = list(_runs(layers))
+        around = self._around([term for term, _ in runs])
+        found: list[tuple[Unit, int]] = []
+        for term, count in runs:
+            unit = self.unit(term, [("x", x), *self._bound(term), *around], None, None)
+            self._keeps_stream(unit, x, term)
+            if found and found[-1][0] is unit:
+                found[-1] = (unit, found[-1][1] + count)
+            else:
+                found.append((unit, count))
+        bound = self._bound(runs[0][0])
+        build.named(x, "x")
+        (out, *_) = build.ops(
+            ops.Stack(runs=tuple(found)),
+            x,
+            *(value for _, value in [*bound, *around]),
+            names=("x",),
+            place=_place(runs[0][0]),
+        )
+        return out
+
+    def unit(self, term: Term, inputs: Inputs, width: Dim | None, extra: Any) -> Unit:
+        """The unit of a term on inputs of these types, lowered now unless it was before."""
+        plain = replace(term, place="", tied="") if isinstance(term, terms.Recipe) else term
+        key = (plain, tuple((name, value.type) for name, value in inputs), width, extra)
+        if key not in self.memo:
+            self.memo[key] = self._lower(term, inputs, width, extra)
+        return self.memo[key]
+
+    # --- one unit -------------------------------------------------------------------------------
+
+    def _lower(self, term: Term, inputs: Inputs, width: Dim | None, extra: Any) -> Unit:
+        from moedsl.constructs.registry import construct_of
+        from moedsl.ir.build import Hint
+
+        recipe = term if isinstance(term, terms.Recipe) else None
+        construct = construct_of(recipe) if recipe else None
+        unit = Unit(
+            name=recipe.name if recipe else "stage",
+            kind=construct.kind if construct else "flow",
+            doc=recipe.doc if recipe else "",
+            recipe=recipe,
+            span=term.span,
+        )
+        values = [(name, Value(name, value.type, value.span)) for name, value in inputs]
+        with self.opened(unit, values, Hint(width)):
+            scope = dict(values)
+            if construct is None:
+                results = self.build.apply(term, scope["x"])
+            else:
+                named = {n: scope[n] for n in construct.streams if n in scope}
+                more = () if extra is None else (extra,)
+                results = construct.lower(self.build, scope["x"], *more, **named)
+            unit.outputs = [results]
+        return unit
+
+    def opened(self, unit: Unit, values: Inputs, hint: Any = None) -> _Opened:
+        """A context in which nodes go to `unit`; at its end the unit is complete."""
+        return _Opened(self, unit, values, hint)
+
+    # --- what goes in ---------------------------------------------------------------------------
+
+    def _bound(self, term: Term) -> Inputs:
+        """Tensors given to a block's parameters."""
+        if not isinstance(term, terms.Recipe):
+            return []
+        return [(name, self.build.evaluate(value)) for name, value in term.bound]
+
+    def _around(self, bodies: list[Term]) -> Inputs:
+        """Tensors of the body around that inner bodies mention: they are handed in by name."""
+        scope = self.build.scope
+        mentioned = set().union(*(tensors_in(body) for body in bodies)) - {"x"}
+        own = set().union(*(_own_names(body) for body in bodies))
+        return [(name, scope[name]) for name in scope if name in mentioned - own]
+
+    def _keeps_stream(self, unit: Unit, x: Value, term: Term) -> None:
+        """A layer gives what it got: another one may follow."""
+        out = unit.outputs[0]
+        if out in self.build.bad or x in self.build.bad:
+            return
+        if isinstance(out.type, TensorType) and isinstance(x.type, TensorType):
+            if len(out.type.dims) == len(x.type.dims) and all(map(same, out.type.dims, x.type.dims)):
+                return
+        self.build.mismatch(
+            "E0303",
+            f"`{unit.name}` gets {spell(x.type)} and gives {spell(out.type)}, so it cannot be a layer",
+            (term.span, "a layer gives the shape that it got"),
+            (out.span, "made here"),
+        )
+
+
+class _Opened:
+    """Pushes a frame; settles the unit at the end."""
+
+    def __init__(self, units: Units, unit: Unit, values: Inputs, hint: Any) -> None:
+        self.units, self.unit, self.values, self.hint = units, unit, values, hint
+
+    def __enter__(self) -> None:
+        from moedsl.ir.build import Frame, Hint
+
+        self.unit.inputs = [value for _, value in self.values]
+        frame = Frame(self.unit, dict(self.values), hint=self.hint or Hint())
+        self.units.build.frames.append(frame)
+        self.units.build.spans.append(self.unit.span)
+
+    def __exit__(self, *problem: object) -> None:
+        build = self.units.build
+        frame = build.frames.pop()
+        build.spans.pop()
+        frame.places.settle()
+        self.unit.wants = list(frame.ambients)
+        self.unit.ambients = list(frame.ambients.values())
+        self.units.done.append(self.unit)
+
+
+def _place(term: Term) -> str:
+    return (term.place or term.name) if isinstance(term, terms.Recipe) else "stage"
+
+
+def _runs(layers: Sequence[Term]) -> Iterator[tuple[Term, int]]:
+    """Layers spelled out as (one layer, how many of it in a row)."""
+    for layer in layers:
+        match layer:
+            case terms.Copies(count, terms.Flow(stages)):
+                for _ in range(count):
+                    yield from _runs(stages)
+            case terms.Copies(count, terms.Copies() as inner):
+                for _ in range(count):
+                    yield from _runs([inner])
+            case terms.Copies(count, recipe):
+                yield recipe, count
+            case _:
+                yield layer, 1
+
+
+def _own_names(term: Term) -> set[str]:
+    """Names that bodies inside the term bring along: lets, assigned streams, bound parameters, a form's tensors."""
+    from moedsl.constructs.declare import Expression
+    from moedsl.constructs.registry import constructs
+    from moedsl.ir.walk import walk
+
+    names: set[str] = set()
+    for found in walk(term):
+        if isinstance(found, terms.Recipe):
+            names.update(statement.name for statement in found.body)
+            names.update(name for name, _ in found.bound)
+            for setting in constructs()[found.construct].settings.values():
+                if isinstance(setting, Expression):
+                    names.update(setting.sees)
+    return names
