@@ -11,7 +11,7 @@ from moedsl.backend.card import CardView, plan_card
 from moedsl.backend.header import header
 from moedsl.backend.imports import ImportSet
 from moedsl.backend.naming import identifier
-from moedsl.backend.plan_classes import ClassView, Names, name_classes, plan_class
+from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_classes, plan_class
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
 from moedsl.backend.plan_views import plan_routing, plan_runtime
@@ -65,7 +65,7 @@ class Plan:
 def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -> Plan:
     first_line = header(source, settings, moedsl.__version__)
     package = identifier(graph.name)
-    names = Names(name_classes(graph))
+    names = Names(name_classes(graph), reserved=imported_names(graph))
     classes = tuple(plan_class(unit, names) for unit in graph.units[:-1])
     root = plan_model(graph, names)
     model = ModelView(

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moedsl.backend.imports import ImportSet
-from moedsl.backend.naming import attribute, camel, class_name
+from moedsl.backend.naming import Scope, attribute, camel, class_name
 from moedsl.backend.plan_lines import call_lines, statement_lines
+from moedsl.backend.plan_reads import Reads
+from moedsl.backend.plan_stacks import loop, made
 from moedsl.backend.plan_words import describe, docstring
 from moedsl.backend.statements import Writer, suffix
 from moedsl.ir import ops
@@ -45,7 +47,14 @@ class Names:
 
     classes: dict[Unit, str]
     imports: ImportSet = field(default_factory=ImportSet)
+    reads: Reads = field(default_factory=Reads)
     reserved: frozenset[str] = frozenset()
+
+
+def imported_names(graph: Graph) -> frozenset[str]:
+    """What ops import, by the names that are bound: no local may hide them."""
+    wanted = {want for unit in graph.units for node in unit.nodes for want in node.op.imports}
+    return frozenset(want.rsplit(":", 1)[-1] for want in wanted)
 
 
 def name_classes(graph: Graph) -> dict[Unit, str]:
@@ -87,11 +96,18 @@ def _sizes(unit: Unit) -> tuple[str, ...]:
 
 def plan_class(unit: Unit, names: Names) -> ClassView:
     """The class of a unit that is not the root."""
-    inputs = parameters(unit)
+    inputs = parameters(unit, names)
     results = [*unit.outputs, *unit.taps]
-    writer = Writer(unit, {p.value: p.name for p in inputs}, names.reserved, results=results)
+    writer = Writer(
+        unit,
+        {p.value: p.name for p in inputs},
+        names.reads,
+        loop=lambda w, node: loop(w, node, names.reads, names.classes, run=False),
+        reserved=names.reserved,
+        results=results,
+    )
     body = writer.lines()
-    for node in writer.live():
+    for node in writer.nodes:
         names.imports.ask(node.op.imports)
     for value in [*(p.value for p in inputs), *results]:
         names.imports.ask(annotation_imports(value))
@@ -119,13 +135,16 @@ class Parameter:
     annotation: str
 
 
-def parameters(unit: Unit) -> list[Parameter]:
-    """Inputs, then what the root hands down."""
-    found = [Parameter(v, f"{v.name}_{suffix(v)}".rstrip("_"), annotation(v)) for v in unit.inputs]
+def parameters(unit: Unit, names: Names) -> list[Parameter]:
+    """Inputs, then what the root hands down; without what the body does not read."""
     wants = dict(zip(unit.ambients, unit.wants, strict=False))
-    for value in unit.ambients:
-        kind = annotation(value) + (" | None" if may_be_none(wants.get(value)) else "")
-        found.append(Parameter(value, f"{value.name}_{suffix(value)}".rstrip("_"), kind))
+    found: list[Parameter] = []
+    scope = Scope(names.reserved)
+    for value, read in zip([*unit.inputs, *unit.ambients], names.reads.unit(unit), strict=True):
+        if read:
+            optional = " | None" if may_be_none(wants.get(value)) else ""
+            name = scope.free(value.name or "x", suffix(value))
+            found.append(Parameter(value, name, annotation(value) + optional))
     return found
 
 
@@ -180,7 +199,7 @@ def _attribute(node: Node, names: Names) -> list[str]:
         case Call(unit=unit):
             return [f"{place} = {names.classes[unit]}()"]
         case Stack(runs=runs):
-            return [f"{place} = nn.ModuleList({_layers(runs, names)})"]
+            return [f"{place} = nn.ModuleList({made(runs, names.classes)})"]
     if module := node.op.module():
         return [f"{place} = {_short_exponents(module)}"]
     return [_bare(node, parameter, names) for parameter in node.op.parameters()]
@@ -204,16 +223,3 @@ def _bare(node: Node, parameter: Weight, names: Names) -> str:
     if parameter.buffer:
         return f'self.register_buffer("{name}", torch.zeros({shape}))'
     return f"self.{name} = nn.Parameter(torch.empty({shape}))"
-
-
-def _layers(runs: Sequence[tuple[Unit, int]], names: Names) -> str:
-    if len(runs) == 1:
-        unit, count = runs[0]
-        return f"{names.classes[unit]}() for _ in range({count})"
-    parts = [
-        f"*({names.classes[unit]}() for _ in range({count}))"
-        if count > 1
-        else f"{names.classes[unit]}()"
-        for unit, count in runs
-    ]
-    return f"[{', '.join(parts)}]"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from moedsl.backend.naming import attribute
 from moedsl.backend.plan_classes import (
     BODY,
@@ -16,21 +14,13 @@ from moedsl.backend.plan_classes import (
     parameter_name,
     parameters,
 )
-from moedsl.backend.plan_lines import STEP, WIDTH, call_lines, indented, statement_lines
+from moedsl.backend.plan_lines import STEP, WIDTH, call_lines, fits, indented, statement_lines
+from moedsl.backend.plan_reads import is_loss
+from moedsl.backend.plan_stacks import loop, routing_lines, taps_of
 from moedsl.backend.plan_words import docstring, flow
 from moedsl.backend.statements import Text, Writer
-from moedsl.ir.graph import Graph, Node, Parameter, Unit, Value
+from moedsl.ir.graph import Graph, Node, Parameter, Unit
 from moedsl.ir.ops import Stack
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A value that the root hands out: `name` holds it (a list where a stack made it), under `paths` in the output."""
-
-    name: str
-    path: str  # "sparse", or the part before and after a layer's number
-    rest: str = ""
-    indices: tuple[int, ...] = ()
 
 
 def plan_model(graph: Graph, names: Names) -> ClassView:
@@ -63,26 +53,25 @@ _RUN = Method(
 
 
 def losses_of(unit: Unit) -> list[Node]:
-    """The nodes that make losses, in order. An op with a non-empty `loss` names the entry that it fills."""
-    return [node for node in unit.nodes if getattr(node.op, "loss", "")]
+    """The nodes that make losses, in order."""
+    return [node for node in unit.nodes if is_loss(node)]
 
 
 def _forward(root: Unit, names: Names) -> Method:
     losses = losses_of(root)
-    results = [*root.outputs, *(node.outputs[0] for node in losses), *root.taps]
-    inputs = parameters(root)
-    taps: list[Tap] = []
+    inputs = parameters(root, names)
     writer = Writer(
         root,
         {p.value: p.name for p in inputs},
-        names.reserved,
-        results=results,
+        names.reads,
+        loop=lambda w, node: loop(w, node, names.reads, names.classes, run=True),
+        finish=lambda w, parts: _finish(w, parts, losses),
+        reserved=names.reserved,
+        results=[*root.outputs, *(node.outputs[0] for node in losses), *root.taps],
         pinned=frozenset(root.outputs),
-        loop=lambda w, node: _loop(w, node, taps),
-        finish=lambda w, parts: _finish(parts, losses, taps, len(root.outputs)),
     )
     body = writer.lines()
-    for node in writer.live():
+    for node in writer.nodes:
         names.imports.ask(node.op.imports)
     for p in inputs:
         names.imports.ask(annotation_imports(p.value))
@@ -92,87 +81,22 @@ def _forward(root: Unit, names: Names) -> Method:
     return Method(call_lines("def forward", ["self", *items], " -> Output:", MEMBER), body)
 
 
-def _finish(parts: list[Text], losses: list[Node], taps: list[Tap], outputs: int) -> list[str]:
+def _finish(writer: Writer, parts: list[Text], losses: list[Node]) -> list[str]:
+    """Losses and decisions by name, and the return."""
+    outputs = len(writer.unit.outputs)
     values = parts[outputs : outputs + len(losses)]
     entries = [f'"{n.op.loss}": {part.code}' for n, part in zip(losses, values, strict=True)]
-    lines = [*_dictionary("losses", entries), *_routing(taps)]
+    taps = list(taps_of(writer.unit, writer.names))
     logits = ", ".join(part.code for part in parts[:outputs])
-    return [*lines, *statement_lines(f"return Output({logits}, losses, routing)", BODY)]
+    ending = statement_lines(f"return Output({logits}, losses, routing)", BODY)
+    return [*_dictionary("losses", entries), *routing_lines(taps), *ending]
 
 
 def _dictionary(name: str, entries: list[str]) -> list[str]:
     one = f"{name} = {{{', '.join(entries)}}}"
-    if len(one) + len(STEP) * BODY <= WIDTH:
+    if fits(one, BODY):
         return [one]
     return [f"{name} = {{", *indented([f"{entry}," for entry in entries]), "}"]
-
-
-def _routing(taps: list[Tap]) -> list[str]:
-    """`routing = {"layer.0.sparse": ..., ...}`"""
-    if not taps:
-        return ["routing = {}"]
-    parts = []
-    for tap in taps:
-        if not tap.indices:
-            parts.append(f'{{"{tap.path}": {tap.name}}}')
-            continue
-        first, count = tap.indices[0], len(tap.indices)
-        if tap.indices == tuple(range(first, first + count)):
-            numbered = f"enumerate({tap.name}{f', {first}' if first else ''})"
-        else:
-            numbered = f"zip({_indices(tap.indices)}, {tap.name}, strict=True)"
-        parts.append(f'{{f"{tap.path}.{{i}}{tap.rest}": r for i, r in {numbered}}}')
-    lines = list(statement_lines(f"routing = {parts[0]}", BODY))
-    for part in parts[1:]:
-        lines.extend(statement_lines(f"routing |= {part}", BODY))
-    return lines
-
-
-def _indices(indices: tuple[int, ...]) -> str:
-    step = indices[1] - indices[0]
-    if indices == tuple(range(indices[0], indices[-1] + 1, step)):
-        return f"range({indices[0]}, {indices[-1] + 1}, {step})"
-    return repr(indices)
-
-
-def _loop(writer: Writer, node: Node, taps: list[Tap]) -> list[str]:
-    """`for layer in self.layer:` with what every layer hands up collected in lists."""
-    assert isinstance(node.op, Stack)
-    stack, stream = node.op, writer.names[node.outputs[0]]
-    place = attribute(node.place)
-    arguments = ", ".join(["layer", stream, *(writer.text(v).code for v in node.inputs[1:])])
-    collected = [writer.names[value] for value in node.outputs[1:]]
-    lines = [f"{name} = []" for name in collected]
-    loops = [f"for layer in self.{place}:"]
-    one = ["routed"] if len(collected) == 1 else [f"{name}_routed" for name in collected]
-    statement = f"{', '.join([stream, *one])} = self.run({arguments})"
-    loops += indented(statement_lines(statement, BODY + 1))
-    loops += indented([f"{n}.append({m})" for n, m in zip(collected, one, strict=True)])
-    for position, name in enumerate(collected):
-        indices, index = [], 0
-        rest = ""
-        for unit, count in stack.runs:
-            if position < len(unit.taps):
-                indices.extend(range(index, index + count))
-                rest = tap_path(unit, unit.taps[position])
-            index += count
-        taps.append(Tap(name, place, f".{rest}" if rest else "", tuple(indices)))
-    return lines + loops
-
-
-def tap_path(unit: Unit, tap: Value) -> str:
-    """Where in a unit a tap comes from: `sparse`, for a routing decision of `sparse.router`."""
-    node = unit.producer(tap)
-    if node is None:
-        return ""
-    for _, module, called in node.calls():
-        inner = list(called.taps)
-        index = list(node.outputs).index(tap) - len(called.outputs)
-        if called.kind == "router":
-            return ""
-        rest = tap_path(called, inner[index]) if 0 <= index < len(inner) else ""
-        return attribute(module) + (f".{rest}" if rest else "")
-    return ""
 
 
 # --- weights at the start -----------------------------------------------------------------------

@@ -7,13 +7,13 @@ old value is not read any more.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from string import Formatter
 
 from moedsl.backend.naming import Scope, attribute
 from moedsl.backend.plan_lines import fits, statement_lines
+from moedsl.backend.plan_reads import Reads
 from moedsl.ir.graph import Node, TensorType, Unit, Value
 from moedsl.ir.ops import Call, Combination, Stack
 
@@ -31,48 +31,47 @@ class Text:
     operator: str = ""
 
 
+_UNREAD = Text("")
+
+
 @dataclass
 class Writer:
-    """Writes the nodes of one unit. `names` holds the names of inputs; `loop` prints a stack's lines."""
+    """Writes the nodes of one unit. `names` holds the names of inputs; `loop` prints a stack's lines, `finish` the
+    return where it is more than the results."""
 
     unit: Unit
     names: dict[Value, str]
+    reads: Reads
+    loop: Callable[[Writer, Node], list[str]]
+    finish: Callable[[Writer, list[Text]], list[str]] | None = None
     reserved: frozenset[str] = frozenset()
-    loop: Callable[[Writer, Node], list[str]] | None = None
-    finish: Callable[[Writer, list[Text]], list[str]] | None = None  # prints the return
     results: list[Value] = field(default_factory=list)  # what the return reads
     pinned: frozenset[Value] = frozenset()  # never written inside another expression
+    nodes: list[Node] = field(default_factory=list)
     _inline: set[Node] = field(default_factory=set)
     _producer: dict[Value, Node] = field(default_factory=dict)
     _scope: Scope = field(default_factory=Scope)
 
+    def __post_init__(self) -> None:
+        self.nodes = self.reads.live(self.unit, tuple(self.results))
+
     def lines(self) -> tuple[str, ...]:
         """The statements, return last."""
-        nodes = self.live()
-        self._producer = {value: node for node in nodes for value in node.outputs}
-        self._inline = {node for node in nodes if self._may_inline(node, nodes)}
+        self._producer = {value: node for node in self.nodes for value in node.outputs}
+        self._inline = {node for node in self.nodes if self._may_inline(node, self.nodes)}
         given = dict(self.names)
         while True:
             self.names, self._scope = dict(given), Scope(self.reserved, set(given.values()))
-            printed, crowded = self._attempt([n for n in nodes if n not in self._inline])
+            printed, crowded = self._attempt([n for n in self.nodes if n not in self._inline])
             if crowded is None:
                 return tuple(printed)
             self._inline.discard(crowded)
-
-    def live(self) -> list[Node]:
-        """Nodes that an output depends on, in order."""
-        wanted, kept = set(self.results), []
-        for node in reversed(self.unit.nodes):
-            if wanted.intersection(node.outputs):
-                wanted.update(node.inputs)
-                kept.append(node)
-        return kept[::-1]
 
     def _may_inline(self, node: Node, nodes: list[Node]) -> bool:
         if len(node.outputs) != 1 or isinstance(node.op, Stack) or node.outputs[0] in self.pinned:
             return False
         value = node.outputs[0]
-        readers = [other for other in nodes for read in other.inputs if read is value]
+        readers = [other for other in nodes for read in self.reads.of(other) if read is value]
         returned = sum(value is result for result in self.results)
         if returned:
             return returned == 1 and not readers
@@ -89,7 +88,7 @@ class Writer:
             value = self._code(node)
             targets = self._targets(node, last, index)
             statement = f"{', '.join(targets)} = {value.code}"
-            if (crowded := self._crowded(statement, value, node.inputs)) is not None:
+            if (crowded := self._crowded(statement, value, self.reads.of(node))) is not None:
                 return [], crowded
             printed.extend(statement_lines(statement, BODY))
         ending, crowded = self._ending()
@@ -108,7 +107,7 @@ class Writer:
         """The index of the statement that reads a named value last; the return counts as one more."""
         last: dict[Value, int] = {}
         for index, node in enumerate(statements):
-            last.update((value, index) for value in self._leaves(node.inputs))
+            last.update((value, index) for value in self._leaves(self.reads.of(node)))
         last.update((value, len(statements)) for value in self._leaves(tuple(self.results)))
         return last
 
@@ -117,12 +116,12 @@ class Writer:
         for value in values:
             node = self._producer.get(value)
             if node in self._inline:
-                yield from self._leaves(node.inputs)
+                yield from self._leaves(self.reads.of(node))
             else:
                 yield value
 
     def _targets(self, node: Node, last: dict[Value, int], index: int) -> list[str]:
-        for value in dict.fromkeys(self._leaves(node.inputs)):
+        for value in dict.fromkeys(self._leaves(self.reads.of(node))):
             if last.get(value) == index:
                 self._scope.release(self.names[value])
         targets = []
@@ -139,7 +138,6 @@ class Writer:
         before = self.names[node.inputs[0]]
         targets = self._targets(node, last, index)
         lines = [f"{targets[0]} = {before}"] if targets[0] != before else []
-        assert self.loop is not None, "this unit has a stack and no way to print it"
         return lines + self.loop(self, node)
 
     def _crowded(self, statement: str, value: Text, inputs: tuple[Value, ...]) -> Node | None:
@@ -154,7 +152,10 @@ class Writer:
         return self._code(node) if node in self._inline else Text(self.names[value])
 
     def _code(self, node: Node) -> Text:
-        operands = [self.text(value) for value in node.inputs]
+        mask = self.reads.mask(node)
+        operands = [
+            self.text(v) if read else _UNREAD for v, read in zip(node.inputs, mask, strict=True)
+        ]
         return print_op(node, operands)
 
     def name(self, stem: str, letters: str = "") -> str:
@@ -167,7 +168,7 @@ def print_op(node: Node, operands: list[Text]) -> Text:
     op = node.op
     fields = {name: getattr(op, name) for name in op.__dataclass_fields__}
     fields["self"] = f"self.{attribute(node.place)}" if node.place else "self"
-    fields["args"] = ", ".join(operand.code for operand in operands)
+    fields["args"] = ", ".join(operand.code for operand in operands if operand is not _UNREAD)
     operator = op.operator if isinstance(op, Combination) else ""
     pieces = []
     parsed = list(Formatter().parse(op.code))
@@ -213,7 +214,3 @@ def _stem(value: Value, node: Node) -> str:
 
 def suffix(value: Value) -> str:
     return value.type.letters if isinstance(value.type, TensorType) else ""
-
-
-def use_counts(unit: Unit) -> Counter[Value]:
-    return Counter(value for node in unit.nodes for value in node.inputs)
