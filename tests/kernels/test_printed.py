@@ -84,5 +84,6 @@ def test_a_routing_has_no_field_that_was_not_asked_for(printed: Path) -> None:
 def test_layout_breaks_lines_as_the_formatter_does() -> None:
     assert layout("f(", ["a", "b"], ")") == "f(a, b)"
     assert layout("f(", ["a" * 40, "b" * 43], ")") == f"f({'a' * 40}, {'b' * 43})"
-    assert layout("f(", ["a" * 40, "b" * 41], ")", 1) == f" f(\n     {'a' * 40}, {'b' * 41}\n )"
+    broken = f" function(\n     {'a' * 40}, {'b' * 38}\n )"
+    assert layout("function(", ["a" * 40, "b" * 38], ")", 1) == broken
     assert layout("f(", ["a" * 50, "b" * 50], ")") == f"f(\n    {'a' * 50},\n    {'b' * 50},\n)"
