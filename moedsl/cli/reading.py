@@ -21,7 +21,8 @@ class Unreadable(Exception):
 def read_source(path: str | Path, root: str | Path | None = None) -> Source:
     """The spec at `path` with all that it imports, transitively. `root` defaults to the spec's own folder.
 
-    What an import names outside the root is left out, and the compiler then reports it where it is written.
+    Names are relative to the root, so that the same files are the same source wherever they lie. What an import names
+    outside the root is left out, and the compiler then reports it where it is written.
     """
     spec = Path(path)
     folder = Path(root) if root is not None else spec.parent
@@ -44,7 +45,7 @@ def read_source(path: str | Path, root: str | Path | None = None) -> Source:
                 raise Unreadable(f"{path} imports more than {MAX_FILES} files")
             texts[key] = _read(file, key)
             queue.append(key)
-    return Source(text, name if root is not None else str(path), dict(sorted(texts.items())))
+    return Source(text, name, dict(sorted(texts.items())))
 
 
 def imports_of(text: str) -> list[str]:

@@ -40,16 +40,23 @@ def entries() -> list[Entry]:
 
 
 def entry(declaration: type[Construct]) -> Entry:
-    title, _, body = inspect.cleandoc(declaration.__doc__ or "").partition("\n")
+    title, body = _documentation(inspect.cleandoc(declaration.__doc__ or ""))
     return Entry(
         name=declaration.name,
         kind=declaration.kind,
         title=title,
-        body=body.strip(),
+        body=body,
         source=declaration.source,
         traits=_traits(declaration),
         settings=tuple(_setting(name, s) for name, s in declaration.settings.items()),
     )
+
+
+def _documentation(text: str) -> tuple[str, str]:
+    """The first sentence, wherever its lines break, and the rest."""
+    first, blank, rest = text.partition("\n\n")
+    title, _, more = " ".join(first.split()).partition(". ")
+    return title.rstrip(".") + ".", (more + blank + rest).strip()
 
 
 def _traits(declaration: type[Construct]) -> tuple[str, ...]:

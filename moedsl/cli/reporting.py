@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from moedsl.cli.reading import Unreadable, read_source
+from moedsl.diagnostics.model import Diagnostic, Label
 from moedsl.pipeline import Result
-from moedsl.source import Source
+from moedsl.source import Source, Span
 
 
 def read(path: Path, root: Path | None) -> Source:
@@ -23,6 +25,27 @@ def read(path: Path, root: Path | None) -> Source:
         sys.exit(1)
 
 
+def shown(source: Source, diagnostics: tuple[Diagnostic, ...], folder: Path) -> tuple[Source, tuple[Diagnostic, ...]]:
+    """The same with file names that are right from where the command was called; inside they are relative to the root."""
+
+    def moved(span: Span) -> Span:
+        return replace(span, file=(folder / span.file).as_posix() if span.file else "")
+
+    def label(one: Label) -> Label:
+        return replace(one, span=moved(one.span))
+
+    files = {(folder / name).as_posix(): text for name, text in source.files.items()}
+    return Source(source.text, (folder / source.path).as_posix(), files), tuple(
+        replace(
+            d,
+            primary=label(d.primary),
+            secondary=tuple(map(label, d.secondary)),
+            edits=tuple(replace(edit, span=moved(edit.span)) for edit in d.edits),
+        )
+        for d in diagnostics
+    )
+
+
 def require(
     stage: Callable[..., Result], spec: Path, root: Path | None, settings: tuple[str, ...], target: str
 ) -> Result:
@@ -31,7 +54,7 @@ def require(
     result = stage(source, settings, target)
     if not result.ok:
         report = Report("text", to_errors=True)
-        report.add(source, result)
+        report.add(source, result, root or spec.parent)
         report.close()
     return result
 
@@ -42,12 +65,13 @@ class Report:
     def __init__(self, format: str, to_errors: bool = False) -> None:
         self.format = format
         self.to_errors = to_errors
-        self.sources: list[Source] = []
-        self.results: list[Result] = []
+        self.found: list[tuple[Source, tuple[Diagnostic, ...]]] = []
+        self.failed = False
 
-    def add(self, source: Source, result: Result) -> None:
-        self.sources.append(source)
-        self.results.append(result)
+    def add(self, source: Source, result: Result, folder: Path) -> None:
+        """`folder` is the root that the source's names are relative to."""
+        self.found.append(shown(source, result.diagnostics, folder))
+        self.failed |= not result.ok
 
     def show(self) -> None:
         text = self._text() if self.format == "text" else self._data()
@@ -56,14 +80,13 @@ class Report:
 
     def close(self) -> NoReturn:
         self.show()
-        sys.exit(int(any(not result.ok for result in self.results)))
+        sys.exit(int(self.failed))
 
     def _text(self) -> str:
         from moedsl.diagnostics.render import render_text
 
         colour = (sys.stderr if self.to_errors else sys.stdout).isatty()
-        pairs = zip(self.sources, self.results, strict=True)
-        return "\n".join(render_text(r.diagnostics, s, colour=colour) for s, r in pairs if r.diagnostics)
+        return "\n".join(render_text(found, source, colour=colour) for source, found in self.found if found)
 
     def _data(self) -> str:
         from moedsl.diagnostics import formats
@@ -73,5 +96,4 @@ class Report:
             "github": formats.as_github,
             "sarif": formats.as_sarif,
         }
-        pairs = [(s, d) for s, r in zip(self.sources, self.results, strict=True) for d in r.diagnostics]
-        return write[self.format](pairs)
+        return write[self.format]([(source, d) for source, found in self.found for d in found])
