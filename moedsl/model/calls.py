@@ -121,10 +121,12 @@ def _configured(
     if entry is not None and isinstance(callee, ast.Path) and env.find(callee.name or "") is entry:
         run.mention_if_place(entry, at.where(callee))
         return declared(run, entry, config, span, at, edits, env)
-    if not config and not (
-        cls is not None and isinstance(callee, ast.Path) and callee.name in run.registry
-    ):
-        return evaluate.evaluate(run, callee, env, at, edits)
+    if cls is None or not config:
+        recipe = evaluate.evaluate(run, callee, env, at, edits)
+        if config and recipe is not None:
+            problems.cannot_edit(run.sink, problems.describe(recipe), at.where(callee))
+            return None
+        return recipe
     layer = _argument_layer(run, expr, config, cls, env, at)
     return None if layer is None else evaluate.evaluate(run, callee, env, at, (layer, *edits))
 

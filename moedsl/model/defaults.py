@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from moedsl.constructs.declare import Construct
+from moedsl.constructs.declare import (
+    Bank,
+    Expression,
+    Flag,
+    Number,
+    PlaceOf,
+    RecipeOf,
+    Setting,
+    Words,
+)
 from moedsl.diagnostics.model import Sink
-from moedsl.model.run import Run
 from moedsl.model.scope import Entry, Frame
 from moedsl.source import Span
 from moedsl.syntax import ast
@@ -31,7 +39,30 @@ def parsed(text: str) -> ast.Expr:
     return expr
 
 
-def default_entry(run: Run, frame: Frame, name: str) -> Entry | None:
+@cache
+def constant(setting: Setting) -> str | int | float | None:
+    """A default that is the same everywhere needs no working out: its word, or its number."""
+    if setting.default is None or isinstance(setting, Expression | RecipeOf | Bank | PlaceOf):
+        return None
+    match parsed(setting.default):
+        case ast.Number(value):
+            return value if isinstance(setting, Number) else None
+        case ast.Path() as path if path.name in words(setting):
+            return path.name
+    return None
+
+
+def words(setting: Setting) -> tuple[str, ...]:
+    """The words of a setting's own type."""
+    match setting:
+        case Words(choices=choices):
+            return choices
+        case Flag():
+            return ("true", "false")
+    return getattr(setting, "words", ())
+
+
+def default_entry(frame: Frame, name: str) -> Entry | None:
     """The setting as it stands when the spec does not say it."""
     if frame.form is None or name not in frame.form.settings:
         return None
@@ -44,7 +75,3 @@ def default_entry(run: Run, frame: Frame, name: str) -> Entry | None:
 def _numbers(frame: Frame) -> Frame:
     """The form's numbers alone: a default never reads what a spec declared beside it."""
     return Frame(frame.owner, frame.path, frame.form, {}, frame.given, "defaults")
-
-
-def settings_in_order(cls: type[Construct]) -> list[str]:
-    return list(cls.settings)

@@ -123,7 +123,7 @@ def name(run: Run, name: str, span: Span, env: Env, at: At, edits: Edits = ()) -
     cls = run.registry.get(name)
     if cls is not None:
         return forms.instantiate(run, cls, edits, env, at, name=name, span=span)
-    if at.blame is not None and run.root is not None and name in run.root.names:
+    if run.root is not None and name in run.root.names and (at.blame or name in run.root_settings):
         return mentioned(run, run.root.names[name], span, at, edits)
     problems.unknown_name(run.sink, name, span, [*env.names(), *run.registry])
     return None
@@ -156,6 +156,8 @@ def position(run: Run, name: str, span: Span, at: At) -> terms.Number | None:
 def mentioned(run: Run, entry: Entry, span: Span, at: At, edits: Edits) -> terms.Term | None:
     """What a name in scope stands for, where it is mentioned."""
     entry.used = True
+    if entry.kind == "missing":
+        return None  # its import has said so
     if entry.is_tensor:
         if edits:
             problems.no_settings(run.sink, entry.name, span, entry)

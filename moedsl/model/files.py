@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from moedsl.diagnostics.model import Label
 from moedsl.model import limits, merge, problems
 from moedsl.model.run import Run
-from moedsl.model.scope import Frame, Layer
+from moedsl.model.scope import Entry, Frame, Layer
 from moedsl.source import Source, Span
 from moedsl.syntax import ast
 
@@ -50,17 +50,21 @@ class Files:
         for name in statement.names:
             if name.text in frame.names:
                 problems.duplicate(self.run.sink, name.text, name.span, frame.names[name.text].span)
-            elif other is not None and merge.free(self.run, frame, name):
+            elif merge.free(self.run, frame, name):
                 self._bring(frame, other, name, statement)
 
-    def _bring(self, frame: Frame, other: Frame, name: ast.Name, statement: ast.Import) -> None:
-        found = other.names.get(name.text)
+    def _bring(
+        self, frame: Frame, other: Frame | None, name: ast.Name, statement: ast.Import
+    ) -> None:
+        found = other.names.get(name.text) if other is not None else None
         if found is None:
+            frame.names[name.text] = Entry(name.text, "missing", frame, None, name.span)
+        if found is None and other is not None:
             more = problems._meant(name.text, name.span, other.names)
             message = f"`{statement.path.value}` declares no `{name.text}`"
             self.run.sink.error("E0222", message, name.span, **more)
-            return
-        frame.names[name.text] = found
+        if found is not None:
+            frame.names[name.text] = found
 
     def _target(self, path: str, written: ast.String) -> str | None:
         """Where an import points, relative to the root; None where it may not go there."""

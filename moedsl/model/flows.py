@@ -25,8 +25,10 @@ def flow(
     numbering = Numbering()
     writing = _Writing(run, numbering, env, at, edits)
     whole = writing.write(expr)
+    if not whole:
+        return None
     _check_plans(run, numbering, writing.position, at.where(expr))
-    return algebra.compose(run, writing.stages, at.where(expr)) if whole else None
+    return algebra.compose(run, writing.stages, at.where(expr))
 
 
 @dataclass
@@ -39,6 +41,7 @@ class _Writing:
     at: At
     edits: tuple[Layer, ...]
     position: int = 0
+    total: int = 0
 
     def __post_init__(self) -> None:
         self.stages: Stages = []
@@ -46,7 +49,10 @@ class _Writing:
     def write(self, expr: ast.Expr) -> bool:
         match expr:
             case ast.Flow(stages):
-                return all(self.write(stage) for stage in stages)
+                written = [
+                    self.write(stage) for stage in stages
+                ]  # all of them: each has mistakes to tell
+                return all(written)
             case ast.Binary("*", left, right) if (
                 calls.classify(self.run, left, self.env) == "number"
             ):
@@ -67,47 +73,40 @@ class _Writing:
 
     def _append(self, term: terms.Term, span: Span) -> None:
         self.position += algebra.blocks(self.run, term)
-        if isinstance(term, terms.Copies):
-            self.stages.append((term.count, term.recipe, span))
-        else:
-            self.stages.append((1, term, span))
+        count, recipe = (term.count, term.recipe) if isinstance(term, terms.Copies) else (1, term)
+        self.total += count
+        self.stages.append((count, recipe, span))
 
     def _repeat(self, count_expr: ast.Expr, what: ast.Expr) -> bool:
         n = count(self.run, count_expr, self.env, self.at, limits.MAX_LAYERS)
         if n is None:
             self.write(what)  # for its own mistakes
             return False
-        start, first = len(self.stages), self.position
+        start, first, before = len(self.stages), self.position, self.total
         good, asked = self.run.recorded(lambda: self.write(what))
         if not good or n == 1:
             return good
         if any(isinstance(dep, tuple) and self.numbering in dep for dep in asked):
             return all(self.write(what) and self._check_length(what.span) for _ in range(n - 1))
-        return self._multiply(start, first, n, self.at.where(what))
+        self.total += (n - 1) * (self.total - before)
+        if not self._check_length(self.at.where(what)):
+            return False
+        self._multiply(start, first, n)
+        return True
 
-    def _multiply(self, start: int, first: int, n: int, span: Span) -> bool:
+    def _multiply(self, start: int, first: int, n: int) -> None:
         written = self.stages[start:]
         self.position += (n - 1) * (self.position - first)
         if len(written) == 1:
             each, term, where = written[0]
             self.stages[start:] = [(each * n, term, where)]
-        elif n * len(written) <= limits.MAX_LAYERS:
-            self.stages[start:] = written * n
         else:
-            return self._too_many(span)
-        return self._check_length(span)
+            self.stages[start:] = written * n
 
     def _check_length(self, span: Span) -> bool:
-        if (
-            len(self.stages) > limits.MAX_LAYERS
-            or sum(n for n, _, _ in self.stages[-2:]) > limits.MAX_LAYERS
-        ):
-            return self._too_many(span)
-        return True
-
-    def _too_many(self, span: Span) -> bool:
-        too_many(self.run, span)
-        return False
+        if self.total > limits.MAX_LAYERS:
+            too_many(self.run, span)
+        return self.total <= limits.MAX_LAYERS
 
 
 def too_many(run: Run, span: Span) -> None:

@@ -4,12 +4,14 @@ size."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
-from moedsl.constructs.declare import Bank, Construct, Expression
+from moedsl.constructs.declare import Bank, Construct
 from moedsl.model import banks, blocks, evaluate, instance, merge, problems, terms, values
 from moedsl.model.algebra import changed
+from moedsl.model.defaults import constant, default_entry
 from moedsl.model.run import Run
-from moedsl.model.scope import At, Entry, Env, Frame, Layer, tensors
+from moedsl.model.scope import At, Entry, Env, Frame, Layer, implicit
 from moedsl.source import Span
 
 SEQUENCED = "block"  # the construct whose body is statements in order
@@ -71,7 +73,7 @@ def _lets(filling: _Filling) -> tuple[terms.Let, ...] | None:
     for entry in list(filling.frame.names.values()):
         if entry.kind != "let" or entry.value is None:
             continue
-        env = Env(tensors("x"), entry.env)
+        env = Env(implicit("x"), entry.env)
         run.keep(env)
         term = evaluate.evaluate(run, entry.value, env, filling.at)
         if term is not None and terms.type_of(term) != "tensor":
@@ -84,56 +86,55 @@ def _lets(filling: _Filling) -> tuple[terms.Let, ...] | None:
 
 
 def _settings(filling: _Filling) -> tuple[tuple[str, terms.Term], ...] | None:
-    _run, cls, frame = filling.run, filling.cls, filling.frame
-    good = _present(filling)
+    cls = filling.cls
     found: dict[str, terms.Term | None] = {}
-    for name in sorted(cls.settings, key=lambda n: not isinstance(cls.settings[n], Bank)):
-        if name not in frame.given:
-            continue
+    for name in _order(cls):
         found[name] = term = _setting(filling, name)
-        if (isinstance(cls.settings[name], Bank) and filling.at.choices is None) or _first_bank(
-            cls
-        ) == name:
+        if name == _first_bank(cls):
             filling.at = replace(filling.at, choices=banks.size(term) or filling.at.choices)
-        good = good and term is not None
-    return tuple((name, found[name]) for name in cls.settings) if good else None  # type: ignore[misc]
+    if None in found.values():
+        return None
+    return tuple((name, found[name]) for name in cls.settings)  # type: ignore[misc]
 
 
+@cache
+def _order(cls: type[Construct]) -> tuple[str, ...]:
+    """Banks first: others may ask how many choices there are."""
+    return tuple(sorted(cls.settings, key=lambda name: not isinstance(cls.settings[name], Bank)))
+
+
+@cache
 def _first_bank(cls: type[Construct]) -> str | None:
-    return next((name for name, setting in cls.settings.items() if isinstance(setting, Bank)), None)
-
-
-def _present(filling: _Filling) -> bool:
-    """Defaults stand in for what the spec does not say; what has none must be said."""
-    run, frame, good = filling.run, filling.frame, True
-    for name, setting in filling.cls.settings.items():
-        if name in frame.given:
-            continue
-        entry = run.default_entry(frame, name)
-        if entry is None:
-            problems.missing_setting(run.sink, name, setting, filling.cls.name, filling.span)
-            good = False
-        else:
-            frame.given[name] = entry
-    return good
+    return next((name for name in _order(cls) if isinstance(cls.settings[name], Bank)), None)
 
 
 def _setting(filling: _Filling, name: str) -> terms.Term | None:
-    return _entry_term(filling, name, filling.frame.given[name])
+    """Defaults stand in for what the spec does not say; what has none must be said."""
+    setting, frame = filling.cls.settings[name], filling.frame
+    if name not in frame.given:
+        plain = constant(setting)
+        if plain is not None:
+            kind = terms.Word if isinstance(plain, str) else terms.Number
+            return kind(plain, filling.span)  # type: ignore[arg-type]
+    entry = frame.setting(name)
+    if entry is None:
+        problems.missing_setting(filling.run.sink, name, setting, filling.cls.name, filling.span)
+        return None
+    return _entry_term(filling, name, entry)
 
 
 def _entry_term(filling: _Filling, name: str, entry: Entry) -> terms.Term | None:
     run, setting = filling.run, filling.cls.settings[name]
     slot = values.Slot(filling.cls.name, name, setting)
-    sees = setting.sees if isinstance(setting, Expression) else getattr(setting, "sees", ("x",))
-    env = Env(tensors(*sees), entry.env)
-    at = filling.at.blaming(filling.span) if entry.implicit and entry.old is None else filling.at
+    env = Env(implicit(*getattr(setting, "sees", ("x",))), entry.env)
+    default = entry.implicit and entry.old is None
+    at = filling.at.blaming(filling.span) if default else filling.at
     run.keep(env)
     assert entry.value is not None
     term = values.coerce(run, slot, entry.value, env, at, entry.edits)
     if entry.operator == "=":
         return term
-    before = entry.old or run.default_entry(filling.frame, name)
+    before = entry.old or default_entry(filling.frame, name)
     if before is None:
         problems.nothing_to_edit(run.sink, name, entry.span, filling.frame)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ MAX_COPIES = 1 << 20  # recipes side by side in one bank
 MAX_NUMBER = float(1 << 53)  # beyond this, whole numbers stop being exact everywhere downstream
 MAX_DEPTH = 150  # names within names within names
 MAX_TERM = 200_000  # nodes of one term, written out as a tree
+MAX_ERRORS = 200
 MAX_FILES = 64
 MAX_IMPORTED = 1_000_000  # characters of all imported texts
 BASE_FUEL = 60_000
@@ -31,11 +33,14 @@ class Fuel:
 
 
 @contextmanager
-def deep_enough() -> Iterator[None]:
-    """Python's own limit would strike before MAX_DEPTH does."""
-    before = sys.getrecursionlimit()
+def undisturbed() -> Iterator[None]:
+    """Python's own limit would strike before MAX_DEPTH does, and its collector walks a growing tree over and over."""
+    before, collecting = sys.getrecursionlimit(), gc.isenabled()
     sys.setrecursionlimit(max(before, _FRAMES))
+    gc.disable()
     try:
         yield
     finally:
         sys.setrecursionlimit(before)
+        if collecting:
+            gc.enable()

@@ -123,9 +123,7 @@ def _edit(run: Run, frame: Frame, layer: Layer, target: ast.Path, body: ast.Body
         problems.cannot_edit_place(run.sink, target.span)
         return
     holder = frame.names if name in frame.names else frame.given
-    old = holder.get(name)
-    if old is None:
-        old = run.default_entry(frame, name)
+    old = frame.names.get(name) or (frame.setting(name) if frame.form is not None else None)
     if old is None:
         problems.nothing_to_edit(run.sink, name, target.span, frame)
         return

@@ -61,8 +61,11 @@ def unknown_setting(sink: Sink, name: str, span: Span, frame: Frame) -> None:
 
 
 def unread_setting(sink: Sink, name: str, span: Span, options: Iterable[str]) -> None:
-    more = _meant(name, span, options) or {"help": "use it in an expression, or remove it"}
-    sink.error("E0202", f"nothing reads the model's setting `{name}`", span, **more)
+    more = _meant(name, span, options)
+    if more:
+        sink.error("E0202", f"a model has no setting `{name}`, and nothing reads it", span, **more)
+    else:
+        unused(sink, "setting", name, span)
 
 
 def missing_setting(sink: Sink, name: str, setting: Setting, what: str, span: Span) -> None:
@@ -173,7 +176,7 @@ def describe(term: terms.Term) -> str:
 
 
 def shown(value: int | float) -> str:
-    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def wrong_type(sink: Sink, what: str, wanted: str, term: terms.Term, span: Span, **more) -> None:

@@ -9,8 +9,9 @@ then works out, on demand, what the outputs read. All limits are in `limits`.
 
 from __future__ import annotations
 
-from moedsl.diagnostics.model import Sink
+from moedsl.diagnostics.model import Diagnostic, Label, Sink
 from moedsl.model import files, limits, problems, root, terms
+from moedsl.model.collect import Collected
 from moedsl.model.run import Run
 from moedsl.model.scope import Entry, Frame, Layer
 from moedsl.source import Source, Span
@@ -28,15 +29,21 @@ def resolve(
 ) -> terms.Model | None:
     """The resolved model, or None where nothing can be made. Mistakes of the spec go to the sink."""
     characters = len(source.text) + sum(len(text) for text in settings)
-    run = Run(sink, limits.Fuel(characters))
+    own = Collected()
     try:
-        with limits.deep_enough():
-            return _resolved(run, tree, source, settings, target)
+        with limits.undisturbed():
+            return _resolved(Run(own, limits.Fuel(characters)), tree, source, settings, target)
     except limits.Stopped:
         return None
     except RecursionError:
-        sink.error("E0230", "this spec is nested too deeply", tree.span)
+        own.found.append(_too_deep(tree))
         return None
+    finally:
+        own.hand_over(sink)
+
+
+def _too_deep(tree: ast.File) -> Diagnostic:
+    return Diagnostic("E0230", "this spec is nested too deeply", Label(_top(tree)))
 
 
 def _resolved(
@@ -56,7 +63,7 @@ def _resolved(
 
 def _target(run: Run, frame: Frame, tree: ast.File, target: str) -> Entry | None:
     """The model that is asked for: the file's last one where none is named."""
-    own = [name for name, e in frame.names.items() if e.kind in TARGETS and e.frame is frame]
+    own = [n for n, e in frame.names.items() if e.kind in TARGETS and e.frame is frame]
     if target:
         found = frame.names.get(target)
         if found is not None and found.kind in TARGETS:

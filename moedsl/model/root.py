@@ -123,6 +123,8 @@ def _named(run: Run, name: str, span: Span, env: Env) -> list[ModelLayer] | None
     if entry is None:
         problems.unknown_name(run.sink, name, span, env.names())
         return None
+    if entry.kind == "missing":
+        return None
     if entry.kind != "model":
         message = f"a model is wanted here, but `{name}` is {problems.a(entry.kind)}"
         run.sink.error("E0211", message, span)

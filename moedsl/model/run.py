@@ -151,12 +151,6 @@ class Run:
         if seen is not None and seen.setdefault(entry.name, span) != span:
             problems.twice(self.sink, entry.name, span, seen[entry.name])
 
-    def default_entry(self, frame: Frame, name: str) -> Entry | None:
-        """A setting that the spec has not written yet, as it stands by default."""
-        from moedsl.model.defaults import default_entry
-
-        return default_entry(self, frame, name)
-
     def kinds(self, cls: type[Construct]) -> set[str]:
         return kinds_of(cls)
 

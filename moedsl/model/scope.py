@@ -8,6 +8,7 @@ came from `a` is evaluated in the frame of `b = a with { ... }`, and only then i
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from moedsl.constructs.declare import Construct, Number, Setting
@@ -128,10 +129,21 @@ class Frame:
 
     def find(self, name: str) -> Entry | None:
         entry = self.names.get(name)
-        if entry is None and self.form is not None and name in self.given:
+        if entry is None and self.form is not None:
             setting: Setting | None = self.form.settings.get(name)
-            return self.given[name] if isinstance(setting, Number) else None
+            return self.setting(name) if isinstance(setting, Number) else None
         return entry
+
+    def setting(self, name: str) -> Entry | None:
+        """A setting as given, or as it stands by default; None where it is neither."""
+        from moedsl.model.defaults import default_entry
+
+        if name not in self.given:
+            entry = default_entry(self, name)
+            if entry is None:
+                return None
+            self.given[name] = entry
+        return self.given[name]
 
 
 @dataclass(eq=False)
@@ -162,8 +174,14 @@ class Env:
         return found
 
 
+@cache
+def implicit(*names: str) -> Frame:
+    """A frame of implicit tensors, shared by all that see the same."""
+    return tensors(*names)
+
+
 def tensors(*names: str) -> Frame:
-    """A frame of implicit tensors."""
+    """A frame of implicit tensors, to which a body adds its own."""
     frame = Frame(scope="tensors")
     for name in names:
         frame.names[name] = Entry(name, "tensor", frame, None, implicit=True, used=True)

@@ -6,7 +6,7 @@ from moedsl.model import evaluate, problems
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Frame
 
-_ALWAYS = ("input", "output", "checkpoint", "stage", "parallel", "adapter", "model")
+_ALWAYS = ("input", "output", "checkpoint", "stage", "parallel", "adapter", "model", "missing")
 
 
 def report(run: Run, model: Frame, file: Frame) -> None:
@@ -15,12 +15,15 @@ def report(run: Run, model: Frame, file: Frame) -> None:
         entry for entry in file.names.values() if entry.frame is file and _unread(entry, file.owner)
     ]
     for entry in (*before, *loose):
+        if entry.kind not in ("set", "let") and not entry.parameters:
+            evaluate.mentioned(run, entry, entry.span, At(), ())
+    if run.sink.has_errors:
+        return  # what an error kept from being read is not unused
+    for entry in (*before, *loose):
         if entry.kind == "set":
             if entry.name not in run.root_settings:
                 problems.unread_setting(run.sink, entry.name, entry.span, run.root_settings)
             continue
-        if not entry.parameters and entry.kind != "let":
-            evaluate.mentioned(run, entry, entry.span, At(), ())
         problems.unused(run.sink, entry.kind, entry.name, entry.span)
 
 

@@ -16,6 +16,8 @@ from moedsl.constructs.declare import (
     Words,
 )
 from moedsl.model import banks, calls, evaluate, flows, problems, terms
+from moedsl.model.algebra import PROJECTION
+from moedsl.model.defaults import parsed, words
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Env, Layer
 from moedsl.source import Span
@@ -39,12 +41,7 @@ class Slot:
 
     @property
     def words(self) -> tuple[str, ...]:
-        match self.setting:
-            case Words(choices=choices):
-                return choices
-            case Flag():
-                return ("true", "false")
-        return getattr(self.setting, "words", ())
+        return words(self.setting)
 
 
 def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits = ()) -> Some:
@@ -80,42 +77,23 @@ def _name(run: Run, slot: Slot, expr: ast.Path, env: Env, at: At) -> tuple[bool,
     if name in slot.words:
         return True, terms.Word(name, span)
     entry = env.find(name)
-    if (
-        entry is not None
-        and entry.value is not None
-        and entry.at is not None
-        and not entry.is_tensor
-    ):
+    if entry is not None and entry.kind == "parameter" and entry.value is not None and entry.at:
         with run.body(mentions=False):
             term = coerce(run, slot, entry.value, entry.env, entry.at)
         return True, replace(term, place=name) if isinstance(term, terms.Recipe) else term
-    if (
-        entry is not None
-        and entry.kind == "set"
-        and entry.value is not None
-        and _is_word(entry.value, slot)
-    ):
+    if entry is not None and entry.kind == "set" and (word := _word(entry.value, slot)):
         entry.used = True
-        return True, terms.Word(entry.value.name, span)  # type: ignore[union-attr,arg-type]
-    wordy = isinstance(slot.setting, Words | Flag)
-    if wordy or (
-        entry is None
-        and isinstance(slot.setting, Number)
-        and slot.words
-        and name not in env.names()
-    ):
-        if entry is None and name not in ("index", "choices") and not _root_name(run, name, at):
-            problems.not_a_word(run.sink, slot.what, name, slot.words, span)
-            return True, None
+        return True, terms.Word(word, span)
+    if entry is None and isinstance(slot.setting, Words | Flag):
+        problems.not_a_word(run.sink, slot.what, name, slot.words, span)
+        return True, None
     return False, None
 
 
-def _root_name(run: Run, name: str, at: At) -> bool:
-    return at.blame is not None and run.root is not None and name in run.root.names
-
-
-def _is_word(value: ast.Expr, slot: Slot) -> bool:
-    return isinstance(value, ast.Path) and value.name in slot.words
+def _word(value: ast.Expr | None, slot: Slot) -> str | None:
+    """A model's own setting may hold a word: `kernel = fast`."""
+    name = value.name if isinstance(value, ast.Path) else None
+    return name if name in slot.words else None
 
 
 def _phase(run: Run, slot: Slot, expr: ast.Call, env: Env, at: At, edits: Edits) -> Some:
@@ -244,6 +222,9 @@ def _expression(run: Run, slot: Slot, setting: Expression, term: terms.Term, spa
         problems.wrong_type(run.sink, slot.what, "an expression", term, span)
         return None
     if kind == "recipe" and not setting.bare and not begins_with_tensor(term):
+        fed = _fed(setting, term, span)
+        if fed is not None:
+            return fed
         names = ", ".join(f"`{name}`" for name in setting.sees)
         problems.wrong_type(
             run.sink, slot.what, "an expression that begins with a tensor", term, span,
@@ -251,6 +232,17 @@ def _expression(run: Run, slot: Slot, setting: Expression, term: terms.Term, spa
         )  # fmt: skip
         return None
     return term
+
+
+def _fed(setting: Expression, term: terms.Term, span: Span) -> terms.Apply | None:
+    """A projection may be a bare recipe: it reads what its default reads (`o = linear(bias = true)` reads `mixed`)."""
+    default = parsed(setting.default) if setting.default else None
+    if not isinstance(default, ast.Flow) or not isinstance(default.stages[0], ast.Path):
+        return None
+    first, last = default.stages[0].name, default.stages[-1]
+    if first not in setting.sees or not isinstance(last, ast.Path) or last.name != PROJECTION:
+        return None
+    return terms.Apply(term, (terms.Tensor(first, span),), span=span)
 
 
 def begins_with_tensor(term: terms.Term) -> bool:

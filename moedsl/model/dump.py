@@ -1,0 +1,290 @@
+"""The resolved spec as text: every default written out, every name bound. It reads as a spec again.
+
+moe sparse {
+  router  = top2
+  experts = 8 * swiglu(width = 14336, bias = false, ...)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from moedsl.constructs.declare import Listed, PlaceOf
+from moedsl.constructs.registry import constructs
+from moedsl.model import terms
+
+_WIDE = 100
+_SUM, _PRODUCT, _ATOM = 1, 2, 3
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
+
+
+def dump_model(model: terms.Model) -> str:
+    """Stable text: equal models give equal bytes."""
+    printer = _Printer()
+    tail = [*_flowing(printer, model), *_checkpoints(printer, model), *_stages(printer, model)]
+    head = _aligned([(name, printer.text(term)) for name, term in model.settings])
+    groups = ["\n".join(head), *printer.declared.values(), *tail]
+    body = "\n\n".join(_indented(group) for group in groups if group)
+    return f"model {model.name} {{\n{body}\n}}\n"
+
+
+def _flowing(printer: _Printer, model: terms.Model) -> list[str]:
+    lines = [f"input {each.name} = {printer.inline(each.recipe)}" for each in model.inputs]
+    lines += [f"let {each.name} = {printer.text(each.value)}" for each in model.lets]
+    lines += [f"output {each.name} = {printer.text(each.value)}" for each in model.outputs]
+    return ["\n".join(lines)]
+
+
+def _checkpoints(printer: _Printer, model: terms.Model) -> list[str]:
+    groups = []
+    for each in model.checkpoints:
+        rows = []
+        for entry in each.entries:
+            paths = ", ".join(_path(path) for path in entry.paths)
+            steps = "".join(f" -> {printer.inline(step)}" for step in entry.steps)
+            rows.append((paths, f"{_quoted(entry.file)}{steps}"))
+        body = _indented("\n".join(_aligned(rows)))
+        source = printer.inline(each.source)
+        groups.append(f"checkpoint {each.name} = {source} {{\n{body}\n}}")
+    return groups
+
+
+def _stages(printer: _Printer, model: terms.Model) -> list[str]:
+    return [
+        _braced(f"stage {each.name}", _aligned([(n, printer.text(t)) for n, t in each.settings]))
+        for each in model.stages
+    ]
+
+
+def _path(pattern: terms.PathPattern) -> str:
+    text = ""
+    for part in pattern.parts:
+        if isinstance(part, tuple):
+            text += f"[{part[1]}]"
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+# --- recipes -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Printer:
+    """Named recipes become declarations, in the order in which they are needed."""
+
+    declared: dict[str, str] = field(default_factory=dict)
+    _names: dict[terms.Recipe, str] = field(default_factory=dict)
+    _taken: dict[str, str] = field(default_factory=dict)  # what a name was given to
+
+    def text(self, term: terms.Term, level: int = 0) -> str:
+        match term:
+            case terms.Number(value):
+                return repr(value)
+            case terms.Word(text):
+                return text
+            case terms.Text(value):
+                return _quoted(value)
+            case terms.Tensor(name):
+                return name
+            case terms.Items(items):
+                return _bracketed("[", [_named(label, self.text(t)) for label, t in items], "]")
+            case terms.Recipe():
+                return self.recipe(term)
+            case terms.Flow(stages):
+                return _grouped(_arrows([self.text(s, _PRODUCT) for s in stages]), level > 0)
+            case terms.Copies(count, recipe):
+                return _grouped(f"{count} * {self.text(recipe, _ATOM)}", level > _PRODUCT)
+            case terms.Arithmetic():
+                return self._arithmetic(term, level)
+            case terms.Apply():
+                return self._apply(term, level)
+            case terms.Phase(train, eval_, decode):
+                parts = zip(("train", "eval", "decode"), (train, eval_, decode), strict=True)
+                return _bracketed("phase(", [_named(n, self.text(t)) for n, t in parts], ")")
+        raise AssertionError(term)
+
+    def _arithmetic(self, term: terms.Arithmetic, level: int) -> str:
+        own = _SUM if term.operator in "+-" else _PRODUCT
+        left, right = self.text(term.left, own), self.text(term.right, own + 1)
+        return _grouped(f"{left} {term.operator} {right}", level > own)
+
+    def _apply(self, term: terms.Apply, level: int) -> str:
+        if len(term.inputs) == 1 and not term.named and not _is_named(term.recipe):
+            stages = term.recipe.stages if isinstance(term.recipe, terms.Flow) else (term.recipe,)
+            parts = [self.text(each, _PRODUCT) for each in (*term.inputs, *stages)]
+            return _grouped(_arrows(parts), level > 0)
+        arguments = [self.text(each) for each in term.inputs]
+        arguments += [_named(name, self.text(each)) for name, each in term.named]
+        return _bracketed(f"{self.text(term.recipe, _ATOM)}(", arguments, ")")
+
+    def recipe(self, recipe: terms.Recipe) -> str:
+        """How a recipe is mentioned: by its name where the spec gave it one."""
+        if not _is_named(recipe):
+            return self.inline(recipe)
+        passed = _passed(recipe)
+        arguments = [self.recipe(each) for each in passed.values()]
+        arguments += [self.text(value) for _, value in recipe.bound]
+        name = self._name(recipe, passed)
+        return _bracketed(f"{name}(", arguments, ")") if arguments else name
+
+    def inline(self, recipe: terms.Recipe) -> str:
+        settings = [_named(name, self._setting(recipe, name, t)) for name, t in recipe.settings]
+        return (
+            _bracketed(f"{recipe.construct}(", settings, ")")
+            if settings
+            else f"{recipe.construct}()"
+        )
+
+    def _setting(self, recipe: terms.Recipe, name: str, term: terms.Term) -> str:
+        cls = constructs().get(recipe.construct)
+        setting = cls.settings.get(name) if cls is not None else None
+        if isinstance(setting, PlaceOf) and isinstance(term, terms.Text):
+            return term.value
+        if isinstance(setting, Listed) and isinstance(term, terms.Items) and len(term.items) == 1:
+            return self.text(term.items[0][1])
+        return self.text(term)
+
+    def _name(self, recipe: terms.Recipe, passed: dict[str, terms.Recipe]) -> str:
+        if recipe not in self._names:
+            text = self._declaration(recipe, passed)
+            name, number = recipe.name, 1
+            while self._taken.get(name, text) != text:
+                number += 1
+                name = f"{recipe.name}_{number}"
+            self._taken[name] = text
+            self._names[recipe] = name
+            self.declared.setdefault(name, text.replace("\0", name))
+        return self._names[recipe]
+
+    def _declaration(self, recipe: terms.Recipe, passed: dict[str, terms.Recipe]) -> str:
+        """The declaration, with a null where its name goes."""
+        cls = constructs().get(recipe.construct)
+        kind = "tied" if recipe.tied else cls.kind if cls is not None else recipe.construct
+        parameters = [*passed, *(name for name, _ in recipe.bound)]
+        head = f"{kind} \0({', '.join(parameters)})" if parameters else f"{kind} \0"
+        line = f"{head} = {self.inline(recipe)}"
+        if (
+            not recipe.body
+            and recipe.construct != "block"
+            and (recipe.construct != kind or _fits(line))
+        ):
+            return line
+        if recipe.construct != kind:
+            head = f"{head} = {recipe.construct}"
+        inner = _Standing(self, {each: name for name, each in passed.items()})
+        body = [inner.statement(each) for each in recipe.body]
+        rows = [(name, self._setting(recipe, name, term)) for name, term in recipe.settings]
+        return _braced(head, body + _aligned(rows))
+
+
+@dataclass
+class _Standing:
+    """Statements of a block, where what was passed is called by its parameter."""
+
+    printer: _Printer
+    passed: dict[terms.Recipe, str]
+
+    def statement(self, statement: terms.Let | terms.Assign) -> str:
+        name, value = statement.name, self._renamed(statement.value)
+        if isinstance(statement, terms.Let):
+            return f"let {name} = {self.printer.text(value)}"
+        match value:
+            case terms.Arithmetic("+", terms.Tensor(same), right) if same == name:
+                return f"{name} += {self.printer.text(right)}"
+        return f"{name} = {self.printer.text(value)}"
+
+    def _renamed(self, term: terms.Term) -> terms.Term:
+        match term:
+            case terms.Recipe() if term in self.passed:
+                return terms.Word(self.passed[term])
+            case terms.Flow(stages):
+                return terms.Flow(tuple(self._renamed(s) for s in stages))
+            case terms.Copies(count, recipe):
+                return terms.Copies(count, self._renamed(recipe))
+            case terms.Apply(recipe, inputs, named):
+                given = tuple(self._renamed(each) for each in inputs)
+                others = tuple((name, self._renamed(each)) for name, each in named)
+                return terms.Apply(self._renamed(recipe), given, others)
+            case terms.Arithmetic(operator, left, right):
+                return terms.Arithmetic(operator, self._renamed(left), self._renamed(right))
+        return term
+
+
+def _is_named(term: terms.Term) -> bool:
+    if not isinstance(term, terms.Recipe):
+        return False
+    own = term.name != term.construct or term.place != term.name
+    return own or bool(term.body or term.tied) or term.construct == "block"
+
+
+def _passed(recipe: terms.Recipe) -> dict[str, terms.Recipe]:
+    """What stands in a body under a parameter's name."""
+    found: dict[str, terms.Recipe] = {}
+
+    def walk(term: terms.Term) -> None:
+        match term:
+            case terms.Recipe(name=name, place=place):
+                if place != name:
+                    found.setdefault(place, term)
+            case terms.Flow(stages):
+                for stage in stages:
+                    walk(stage)
+            case terms.Copies(recipe=inner):
+                walk(inner)
+            case terms.Apply(inner, inputs, named):
+                for each in (inner, *inputs, *(value for _, value in named)):
+                    walk(each)
+            case terms.Arithmetic(left=left, right=right):
+                walk(left)
+                walk(right)
+
+    for statement in recipe.body:
+        walk(statement.value)
+    return found
+
+
+# --- layout ------------------------------------------------------------------------------------
+
+
+def _named(name: str | None, text: str) -> str:
+    return text if name is None else f"{name} = {text}"
+
+
+def _grouped(text: str, needed: bool) -> str:
+    return f"({text})" if needed else text
+
+
+def _fits(line: str) -> bool:
+    return len(line) <= _WIDE and "\n" not in line
+
+
+def _arrows(parts: list[str]) -> str:
+    line = " -> ".join(parts)
+    return line if _fits(line) else "\n  -> ".join(parts)
+
+
+def _bracketed(left: str, parts: list[str], right: str) -> str:
+    """On one line where it fits."""
+    line = f"{left}{', '.join(parts)}{right}"
+    if _fits(line):
+        return line
+    inner = _indented(",\n".join(parts))
+    return f"{left}\n{inner}\n{right}" if parts else line
+
+
+def _braced(head: str, lines: list[str]) -> str:
+    return f"{head} {{\n{_indented(chr(10).join(lines))}\n}}"
+
+
+def _aligned(rows: list[tuple[str, str]]) -> list[str]:
+    widest = max((len(name) for name, _ in rows), default=0)
+    return [f"{name:<{widest}} = {text}" for name, text in rows]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" if line else line for line in text.split("\n"))
+
+
+def _quoted(text: str) -> str:
+    return '"' + "".join(_ESCAPES.get(char, char) for char in text) + '"'
