@@ -50,7 +50,10 @@ class Sink:
         self.add(Diagnostic(code, message, Label(span, label), severity="warning", **more))
 
     def add(self, diagnostic: Diagnostic) -> None:
-        if not any(d.code == diagnostic.code and d.primary.span == diagnostic.primary.span for d in self.found):
+        if not any(
+            d.code == diagnostic.code and d.primary.span == diagnostic.primary.span
+            for d in self.found
+        ):
             self.found.append(diagnostic)
 
     @property
@@ -58,4 +61,6 @@ class Sink:
         return any(d.severity == "error" for d in self.found)
 
     def sorted(self) -> tuple[Diagnostic, ...]:
-        return tuple(sorted(self.found, key=lambda d: (d.primary.span.file, d.primary.span.start, d.code)))
+        return tuple(
+            sorted(self.found, key=lambda d: (d.primary.span.file, d.primary.span.start, d.code))
+        )
