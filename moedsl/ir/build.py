@@ -223,9 +223,7 @@ class Builder:
         size = 1
         for part in parts:
             size *= part.size or 1
-        dim = Dim(letter, size, parts, origin=parts[0].origin)
-        self.flats[parts] = dim
-        return dim
+        return self.flats.setdefault(parts, Dim(letter, size, parts, origin=parts[0].origin))
 
     def is_opened(self, x: Value) -> bool:
         return isinstance(x.type, TensorType) and x.type.dims[-2:] in self.flats

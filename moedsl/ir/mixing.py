@@ -186,8 +186,8 @@ def _body(build: Builder, body: Term, x: Value) -> Value:
 def _shared(build: Builder, moe: Moe, x: Value, y: Value) -> Value:
     for index, (label, count, body) in enumerate(moe.shared):
         for copy in range(count):
-            name = label or (f"{index}" if len(moe.shared) > 1 else "")
-            several = "_".join(filter(None, ["shared", name, f"{copy}" if count > 1 else ""]))
+            number = f"[{copy}]" if count > 1 else f"[{index}]" if len(moe.shared) > 1 else ""
+            several = f"shared_{label}{number}" if label else f"shared{number}"
             with build.body(x=x), build.at(several, build.hint(build.last(x)), "shared"):
                 y = build.op(ops.Combination(operator="+"), y, build.apply(body, x))
     return y

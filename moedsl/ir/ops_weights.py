@@ -15,7 +15,8 @@ class Linear(Op):
     """y = x W^T (+ b). In a bank (`bank` > 0) inputs are (rows, Dispatch) and W is [bank, out, in].
 
     `wide`: the input is float32 whatever the model's precision, so the weight is widened too.
-    `parts`: (path, size) of the linears whose outputs this fused one holds side by side, in order; empty if it is one.
+    `parts`: (path, size) of the linears that this fused one holds side by side, in order, `along` its outputs or its
+    inner axis; empty if it is one. A path that begins with `[` continues the unit's own.
     """
 
     out: Dim
@@ -26,6 +27,7 @@ class Linear(Op):
     std: float = 0.02
     wide: bool = False
     parts: tuple[tuple[str, int], ...] = ()
+    along: str = "out"  # out | inner
 
     def parameters(self) -> tuple[Parameter, ...]:
         lead = (self.bank,) if self.bank else ()

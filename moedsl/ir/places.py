@@ -49,4 +49,5 @@ class Places:
                 below.setdefault(parts[:end], set()).add(parts[end])
         for node, parts in self.drafts:
             kept = [p for i, p in enumerate(parts) if i == 0 or len(below[parts[:i]]) > 1]
-            node.path, node.place = ".".join(kept), "_".join(kept)
+            node.path = ".".join(kept)
+            node.place = "_".join(kept).replace("[", "_").replace("]", "")

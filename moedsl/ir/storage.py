@@ -38,7 +38,7 @@ def _stored(node: Node, place: Place) -> Iterator[Storage]:
         if not parts:
             path = _join(place.path, _path(node, parameter, len(own)))
             yield Storage(path, module, parameter.shape, bank=parameter.bank)
-        start, axis = 0, int(parameter.bank)
+        start, axis = 0, int(parameter.bank) + (_along(node) == "inner")
         for part, size in parts:
             shape = (*parameter.shape[:axis], size, *parameter.shape[axis + 1 :])
             suffix = f".{parameter.name}" if len(own) > 1 else ""
@@ -66,5 +66,11 @@ def _path(node: Node, parameter: Parameter, count: int) -> str:
     return f"{path}.{parameter.name}" if count > 1 else path
 
 
+def _along(node: Node) -> str:
+    return node.op.along if isinstance(node.op, Linear) else "out"
+
+
 def _join(parent: str, child: str) -> str:
+    if child.startswith("["):
+        return parent + child
     return f"{parent}.{child}" if parent else child

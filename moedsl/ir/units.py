@@ -142,7 +142,8 @@ class Units:
         if out in self.build.bad or x in self.build.bad:
             return
         if isinstance(out.type, TensorType) and isinstance(x.type, TensorType):
-            if len(out.type.dims) == len(x.type.dims) and all(map(same, out.type.dims, x.type.dims)):
+            gives, gets = out.type.dims, x.type.dims
+            if len(gives) == len(gets) and all(map(same, gives, gets)):
                 return
         self.build.mismatch(
             "E0303",

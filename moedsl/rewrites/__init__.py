@@ -1,0 +1,21 @@
+"""The same function in fewer steps. Each pass is a file; `rewrite` runs them in order on a copy of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moedsl.ir.graph import Graph
+from moedsl.rewrites.copies import copied
+from moedsl.rewrites.fuse_gate_up import fuse_gate_up
+from moedsl.rewrites.fuse_routes import fuse_routes
+from moedsl.rewrites.widen_shared import widen_shared
+
+PASSES: tuple[Callable[[Graph], None], ...] = (widen_shared, fuse_gate_up, fuse_routes)
+
+
+def rewrite(graph: Graph) -> Graph:
+    """`storage()` and `parameters()` of the result say where each weight of the spec went."""
+    result = copied(graph)
+    for one in PASSES:
+        one(result)
+    return result

@@ -1,0 +1,168 @@
+"""Score, choice, weights and statistics in one step, where the expression is one that the route kernel knows.
+
+    score = self.score(x)                             routing = route_top2(self.score(x), real)
+    expert = top 2 of score
+    weight = softmax(score kept)
+    routing = Routing(expert, weight, score, ...)
+
+Softmax over all and division by the kept sum equals softmax over the kept; the route says which is meant, and its
+kernel computes it the cheaper way. A router of another form keeps its steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from moedsl.ir.graph import Graph, Node, Unit, Value
+from moedsl.ir.ops import (
+    Cast,
+    Gather,
+    Normalize,
+    Pointwise,
+    Route,
+    Routed,
+    Scale,
+    Softmax,
+    Statistic,
+    TopK,
+)
+
+_SIGMOID = "{0}.sigmoid()"
+
+
+def fuse_routes(graph: Graph) -> None:
+    names: dict[str, Route] = {}
+    for unit in graph.units:
+        last = unit.nodes[-1] if unit.nodes else None
+        if last is not None and isinstance(last.op, Routed) and not last.poisoned:
+            _fuse(unit, last, names)
+
+
+def _fuse(unit: Unit, routed: Node, names: dict[str, Route]) -> None:
+    assert isinstance(routed.op, Routed)
+    expert, weight, logits, *statistics = routed.inputs
+    steps = Steps({value: node for node in unit.nodes for value in node.outputs}, logits)
+    form = steps.weights(weight, expert)
+    read = steps.statistics(statistics)
+    if form is None or read is None or not steps.ranks_logits(expert):
+        return
+    route = _named(
+        Route(name=unit.name, kept=routed.op.kept, choices=routed.op.choices, **form, **read), names
+    )
+    rest = steps.of[statistics[-1]].inputs[1:] if statistics else ()
+    unit.nodes.remove(routed)
+    unit.nodes.append(
+        Node(route, (logits, *rest), routed.outputs, span=routed.span, role="routing")
+    )
+    _prune(unit)
+    _unname(unit, logits)
+
+
+def _named(route: Route, names: dict[str, Route]) -> Route:
+    """A name of its own for each different route."""
+    base, number = route.name, 1
+    while names.setdefault(route.name, route) != route:
+        number += 1
+        of = f"{base}_of_{route.num_experts}"
+        route = replace(route, name=of if number == 2 else f"{of}_{number - 1}")
+    return route
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one router, by the value that each makes."""
+
+    of: dict[Value, Node]
+    logits: Value
+
+    def maker(self, value: Value) -> Node | None:
+        """What made it, casts aside."""
+        node = self.of.get(value)
+        while node is not None and isinstance(node.op, Cast) and value is not self.logits:
+            value = node.inputs[0]
+            node = self.of.get(value)
+        return None if value is self.logits else node
+
+    def score(self, value: Value) -> str:
+        """What function of the logits it is: identity, softmax, sigmoid, or another ("")."""
+        if self._is_logits(value):
+            return "identity"
+        match self.maker(value):
+            case Node(op=Softmax(temperature=1.0), inputs=(source,)) if self._is_logits(source):
+                return "softmax"
+            case Node(op=Pointwise(function=f), inputs=(source,)) if f == _SIGMOID:
+                return "sigmoid" if self._is_logits(source) else ""
+        return ""
+
+    def _is_logits(self, value: Value) -> bool:
+        while value is not self.logits:
+            node = self.of.get(value)
+            if node is None or not isinstance(node.op, Cast):
+                return False
+            value = node.inputs[0]
+        return True
+
+    def ranks_logits(self, expert: Value) -> bool:
+        """Ranked by the logits, or by what grows with them."""
+        node = self.of.get(expert)
+        return node is not None and isinstance(node.op, TopK) and self.score(node.inputs[0]) != ""
+
+    def weights(self, weight: Value, expert: Value) -> dict[str, Any] | None:
+        """How weights come from what was kept: read from the last step to the first."""
+        found: dict[str, Any] = {"scale": 1.0, "normalize": False, "eps": 0.0}
+        node = self.maker(weight)
+        if node is not None and isinstance(node.op, Scale):
+            found["scale"] = node.op.factor
+            node = self.maker(node.inputs[0])
+        if node is not None and isinstance(node.op, Normalize):
+            found |= {"normalize": True, "eps": node.op.eps}
+            node = self.maker(node.inputs[0])
+        if node is not None and isinstance(node.op, Softmax):
+            if node.op.temperature != 1 or found["normalize"]:
+                return None
+            found |= {"score": "softmax", "before": False}
+            node = self.maker(node.inputs[0])
+        if node is None or not isinstance(node.op, Gather) or node.inputs[1] is not expert:
+            return None
+        source = self.score(node.inputs[0])
+        if "score" in found:
+            return found if source == "identity" else None
+        return {**found, "score": source, "before": True} if source else None
+
+    def statistics(self, values: list[Value]) -> dict[str, Any] | None:
+        """Which ones, and of which probability."""
+        which: list[str] = []
+        distribution = "softmax"
+        for value in values:
+            node = self.of[value]
+            if not isinstance(node.op, Statistic):
+                return None
+            if node.op.which == "probability":
+                source = self.score(node.inputs[0])
+                wanted = {"softmax": "identity", "given": "softmax", "normalize": "sigmoid"}
+                if source != wanted[node.op.form]:
+                    return None
+                distribution = "sigmoid" if source == "sigmoid" else "softmax"
+            if node.op.which != "tokens":
+                which.append(node.op.which)
+        return {"statistics": tuple(which), "distribution": distribution}
+
+
+def _unname(unit: Unit, value: Value) -> None:
+    """What is read once is written where it is read."""
+    fresh = Value("", value.type, value.span)
+    for node in unit.nodes:
+        node.inputs = tuple(fresh if v is value else v for v in node.inputs)
+        node.outputs = tuple(fresh if v is value else v for v in node.outputs)
+
+
+def _prune(unit: Unit) -> None:
+    """Drop steps that nothing reads any more."""
+    wanted = {*unit.outputs, *unit.taps}
+    kept: list[Node] = []
+    for node in reversed(unit.nodes):
+        if node.place or wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+    unit.nodes = kept[::-1]
