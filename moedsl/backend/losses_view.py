@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import Literal
 
+from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.view_text import folded, number
 
 
@@ -17,7 +18,7 @@ class BalanceView:
     choices, worth 1 at balance), the first ones (`first`, worth 1), or all of them per token (`all`, worth K).
     `over`: the product is taken for each site, for each sequence of each site, or once over the pooled statistics of
     a layer's sites or of the whole model. `layers`: how products of different sites or layers combine.
-    `sites`: for `layer`, the number of sites of each layer, which stand side by side in the list.
+    `groups`: for `layer`, the number of sites of each layer; a layer's stand side by side in the list.
     `num_experts`: None where sites differ in it; then nothing can be pooled. `of`: what it is over, in words.
     """
 
@@ -28,11 +29,27 @@ class BalanceView:
     count: Literal["share", "first", "all"] = "share"
     over: Literal["site", "layer", "model", "sequence"] = "site"
     layers: Literal["sum", "mean"] = "sum"
-    sites: int = 1
+    groups: tuple[int, ...] = ()
     kind: str = "balance"
 
     def __post_init__(self) -> None:
         assert self.num_experts or self.over in ("site", "sequence")
+
+    @property
+    def sites(self) -> int | None:
+        """Sites of a layer, where all layers have as many and that is not one."""
+        alike = self.over == "layer" and len(set(self.groups)) == 1
+        return self.groups[0] if alike and self.groups[0] > 1 else None
+
+    @property
+    def uneven(self) -> str:
+        """Sites of each layer, where layers differ in that."""
+        differs = self.over == "layer" and len(set(self.groups)) > 1
+        return (
+            "\n    ".join(call_lines("sites = ", [*map(str, self.groups)], depth=1))
+            if differs
+            else ""
+        )
 
     @property
     def counts(self) -> str:

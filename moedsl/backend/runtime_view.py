@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moedsl.backend.checkpoint_view import CheckpointView
 from moedsl.backend.losses_view import BalanceView, LossView, ZView
 from moedsl.backend.state_view import (
     AttendView,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttendView",
     "BalanceView",
+    "CheckpointView",
     "GenerationView",
     "LinearView",
     "LossView",
@@ -65,6 +67,7 @@ class RuntimeView:
     state: StateView | None = None
     losses: tuple[LossView, ...] = ()
     generation: GenerationView | None = None
+    checkpoint: CheckpointView | None = None
 
 
 def render_runtime_files(view: RuntimeView, environment: Environment) -> dict[str, str]:
@@ -73,6 +76,7 @@ def render_runtime_files(view: RuntimeView, environment: Environment) -> dict[st
         "state.py": view.state,
         "losses.py": view.losses,
         "generation.py": view.generation,
+        "checkpoint.py": view.checkpoint,
     }
     return {
         file: environment.get_template(f"package/{file}.j2").render(header=view.header, view=part)

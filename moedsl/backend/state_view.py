@@ -144,7 +144,7 @@ class AttendView:
     - `causal`: its mask is causal, so None means "all before", else None means "all".
     - `grouped`: some attention has fewer key/value heads than query heads.
     - `cached`: takes the cache, and extends it; attention over another sequence does not.
-    - `scale`: takes `scale=`, a number; else it is 1 / sqrt(C).
+    - `scale`: takes `scale=`, a number; else it is 1 / sqrt(C). `dropout`: takes `dropout=`, of the weights, a number.
     - `soft_cap`: scores become cap * tanh(score / cap). `sinks`: takes `sinks_H=`, logits that take weight and give
       nothing. `bias`: takes `bias_HTS=`, added to the scores. These three need a mask view with `tensor` where causal.
     """
@@ -154,6 +154,7 @@ class AttendView:
     grouped: bool = True
     cached: bool = True
     scale: bool = False
+    dropout: bool = False
     soft_cap: float | None = None
     sinks: bool = False
     bias: bool = False
@@ -224,7 +225,7 @@ class StateView:
 
     @property
     def fused(self) -> bool:
-        return any(not a.explicit for a in self.attends)
+        return any(a.dropout or not a.explicit for a in self.attends)
 
     @property
     def summary(self) -> str:
