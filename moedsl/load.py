@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.abc
-import importlib.util
-import linecache
 import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class SpecError(ValueError):
@@ -52,6 +49,9 @@ def model_class(module: ModuleType) -> type:
 
 def load_package(files: Mapping[str, str], name: str) -> ModuleType:
     """Import the printed files. Equal files are imported once; others of the same name live side by side."""
+    import hashlib
+    import importlib
+
     texts = {_inner(path, name): text for path, text in files.items() if path.endswith(".py")}
     digest = hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:12]
     unique = f"{name}_{digest}"
@@ -71,22 +71,25 @@ def _renamed(text: str, name: str, unique: str) -> str:
     return text.replace(f'"{name}::', f'"{unique}::').replace(f"torch.ops.{name}.", f"torch.ops.{unique}.")
 
 
-class _Strings(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finds and loads the modules of one package whose texts are in memory; tracebacks show their lines."""
+class _Strings:
+    """Finds and loads the modules of one package whose texts are in memory; tracebacks show their lines.
+
+    A finder and a loader by what it does, not by inheritance: the base classes alone would cost every start 20 ms.
+    """
 
     def __init__(self, package: str, texts: Mapping[str, str]) -> None:
         self.texts: dict[str, str] = {}
+        self.packages: set[str] = set()
         for path, text in texts.items():
-            parts = PurePosixPath(path).with_suffix("").parts
-            own = parts[:-1] if parts[-1] == "__init__" else parts
-            self.texts[".".join((package, *own))] = text
-        self.packages = {
-            ".".join((package, *PurePosixPath(path).parent.parts))
-            for path in texts
-            if PurePosixPath(path).name == "__init__.py"
-        }
+            *folders, file = path.removesuffix(".py").split("/")
+            name = ".".join((package, *folders))
+            if file == "__init__":
+                self.packages.add(name)
+            self.texts[name if file == "__init__" else f"{name}.{file}"] = text
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        import importlib.util
+
         if fullname not in self.texts:
             return None
         origin = self._file(fullname)
@@ -103,7 +106,12 @@ class _Strings(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def get_source(self, fullname: str) -> str:
         return self.texts[fullname]
 
+    def create_module(self, spec: Any) -> None:
+        """As usual."""
+
     def exec_module(self, module: ModuleType) -> None:
+        import linecache
+
         text, file = self.texts[module.__name__], self._file(module.__name__)
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
         exec(compile(text, file, "exec", dont_inherit=True), module.__dict__)

@@ -19,5 +19,5 @@ def check(specs: tuple[Path, ...], settings: tuple[str, ...], target: str, root:
     report = Report(format)
     for path in specs:
         source = read(path, root)
-        report.add(source, pipeline.check(source, settings, target), root or path.parent)
+        report.add(source, pipeline.check(source, settings, target), root or path.parent, settings)
     report.close()

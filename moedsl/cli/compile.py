@@ -72,7 +72,7 @@ class Job:
         source = read(self.spec, self.root)
         result = pipeline.compile(source, self.settings, self.target)
         report = Report(self.format)
-        report.add(source, result, self.root or self.spec.parent)
+        report.add(source, result, self.root or self.spec.parent, self.settings)
         report.show()
         if not result.ok:
             return 1

@@ -18,9 +18,9 @@ def dump(result: Result, stage: str, form: str) -> str:
 
 
 def _model(result: Result) -> str:
-    from moedsl.cli.spelling import spell
+    from moedsl.model.dump import dump_model
 
-    return spell(result.model)
+    return dump_model(result.model)
 
 
 def _graph(result: Result) -> str:

@@ -9,11 +9,11 @@ import click
 @click.argument("code")
 def explain(code: str) -> None:
     """Explain a diagnostic's CODE, with an example and its mend."""
-    from moedsl.cli.pages import codes, page
+    from moedsl.diagnostics.explain import page, pages
 
     text = page(code.upper())
     if text is None:
-        raise click.UsageError(f"there is no code {code}; known: {', '.join(codes())}")
+        raise click.UsageError(f"there is no code {code}; known: {', '.join(pages())}")
     from moedsl.cli.tables import print_markdown
 
     print_markdown(text)

@@ -25,16 +25,21 @@ def read(path: Path, root: Path | None) -> Source:
         sys.exit(1)
 
 
-def shown(source: Source, diagnostics: tuple[Diagnostic, ...], folder: Path) -> tuple[Source, tuple[Diagnostic, ...]]:
-    """The same with file names that are right from where the command was called; inside they are relative to the root."""
+def shown(
+    source: Source, diagnostics: tuple[Diagnostic, ...], folder: Path, settings: tuple[str, ...] = ()
+) -> tuple[Source, tuple[Diagnostic, ...]]:
+    """The same with file names that are right from where the command was called: inside they are relative to the root.
+    Settings of the command line are texts that one may point into, too."""
 
     def moved(span: Span) -> Span:
-        return replace(span, file=(folder / span.file).as_posix() if span.file else "")
+        known = span.file in source.files or span.file == source.path
+        return replace(span, file=(folder / span.file).as_posix()) if known else span
 
     def label(one: Label) -> Label:
         return replace(one, span=moved(one.span))
 
     files = {(folder / name).as_posix(): text for name, text in source.files.items()}
+    files |= {f"--set {i}": text for i, text in enumerate(settings, 1)}
     return Source(source.text, (folder / source.path).as_posix(), files), tuple(
         replace(
             d,
@@ -54,7 +59,7 @@ def require(
     result = stage(source, settings, target)
     if not result.ok:
         report = Report("text", to_errors=True)
-        report.add(source, result, root or spec.parent)
+        report.add(source, result, root or spec.parent, settings)
         report.close()
     return result
 
@@ -68,9 +73,9 @@ class Report:
         self.found: list[tuple[Source, tuple[Diagnostic, ...]]] = []
         self.failed = False
 
-    def add(self, source: Source, result: Result, folder: Path) -> None:
+    def add(self, source: Source, result: Result, folder: Path, settings: tuple[str, ...]) -> None:
         """`folder` is the root that the source's names are relative to."""
-        self.found.append(shown(source, result.diagnostics, folder))
+        self.found.append(shown(source, result.diagnostics, folder, settings))
         self.failed |= not result.ok
 
     def show(self) -> None:
