@@ -24,21 +24,21 @@ class CardView:
 
 
 def plan_card(
-    graph: Graph, source: Source, settings: tuple[str, ...], package: str, names: Names
+    graph: Graph, about: str, source: Source, settings: tuple[str, ...], package: str, names: Names
 ) -> CardView:
     info = info_table(graph)
     return CardView(
         "<!--" + header(source, settings, moedsl.__version__, comment="") + " -->",
         graph.name,
-        _summary(graph, info),
+        _summary(about, info),
         table(info),
         drawing(info),
         usage(package, names.classes[graph.root]),
     )
 
 
-def _summary(graph: Graph, info: Info) -> str:
-    doc = " ".join(graph.root.doc.split())
+def _summary(about: str, info: Info) -> str:
+    doc = " ".join(about.split())
     total, active = info.total.total, info.total.active
     numbers = f"{count(total)} parameters"
     numbers += f", {count(active)} of them active for a token." if active != total else "."

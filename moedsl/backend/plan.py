@@ -15,7 +15,7 @@ from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_c
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
 from moedsl.backend.plan_views import plan_routing, plan_runtime
-from moedsl.backend.plan_words import count, docstring, legend
+from moedsl.backend.plan_words import count, docstring, legend, opening_comment
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
 from moedsl.ir.graph import Graph, TensorType, Value
@@ -65,25 +65,27 @@ class Plan:
 def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -> Plan:
     first_line = header(source, settings, moedsl.__version__)
     package = identifier(graph.name)
+    about = summary(graph, source)
     names = Names(name_classes(graph), reserved=imported_names(graph))
     classes = tuple(plan_class(unit, names) for unit in graph.units[:-1])
     root = plan_model(graph, names)
     model = ModelView(
         first_line,
-        docstring("\n\n".join((summary(graph), numbers(graph), legend(graph))), 0),
+        docstring("\n\n".join((about, numbers(graph), legend(names.letters))), 0),
         names.imports.blocks(),
         plan_output(graph),
         (*classes, root),
     )
     routing = plan_routing(graph, first_line, package)
     runtime = plan_runtime(graph, first_line)
-    exports = plan_exports(first_line, graph, names, routing, runtime)
-    card = plan_card(graph, source, settings, package, names)
+    exports = plan_exports(first_line, about, graph, names, routing, runtime)
+    card = plan_card(graph, about, source, settings, package, names)
     return Plan(package, model, exports, card, routing, runtime)
 
 
-def summary(graph: Graph) -> str:
-    return graph.root.doc.strip() or f"The model {graph.name}."
+def summary(graph: Graph, source: Source) -> str:
+    """What the spec says of the model: the comment above it, else the one at the top of the file."""
+    return graph.root.doc.strip() or opening_comment(source.text) or f"The model {graph.name}."
 
 
 def numbers(graph: Graph) -> str:
@@ -97,7 +99,7 @@ def numbers(graph: Graph) -> str:
 def plan_output(graph: Graph) -> OutputView:
     outputs = [f"{value.name}: Tensor" for value in graph.root.outputs]
     letters = ", ".join(f"{v.name} [{_axes(v)}]" for v in graph.root.outputs)
-    doc = f"{letters}; losses by name, each a scalar with its coefficient; and by place how rows were routed."
+    doc = f"{letters}; losses by name, coefficients applied; routing by place."
     fields = (*outputs, "losses: dict[str, Tensor]", "routing: dict[str, Routing]")
     return OutputView(docstring(doc, 1), fields)
 
@@ -107,7 +109,12 @@ def _axes(value: Value) -> str:
 
 
 def plan_exports(
-    first_line: str, graph: Graph, names: Names, routing: RoutingView | None, runtime: RuntimeView
+    first_line: str,
+    about: str,
+    graph: Graph,
+    names: Names,
+    routing: RoutingView | None,
+    runtime: RuntimeView,
 ) -> ExportsView:
     """Imports of what users call, and `__all__`."""
     imports = ImportSet()
@@ -116,6 +123,8 @@ def plan_exports(
         imports.name(".routing", "Routing")
     if runtime.state is not None and runtime.state.cache:
         imports.name(".state", "Cache")
+    if runtime.checkpoint is not None:
+        imports.name(".checkpoint", "load_checkpoint", "save_checkpoint")
     if runtime.generation is not None:
         imports.name(".generation", "generate")
     lines = tuple(line for block in imports.blocks() for line in block)
@@ -123,7 +132,7 @@ def plan_exports(
     quoted = [f'"{name}"' for name in exported]
     return ExportsView(
         first_line,
-        docstring(summary(graph), 0),
+        docstring(about, 0),
         lines,
         call_lines("__all__ = [", quoted, "]", brackets=False),
     )

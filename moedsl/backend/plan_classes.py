@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from moedsl.backend.imports import ImportSet
@@ -14,7 +15,7 @@ from moedsl.backend.plan_stacks import loop, made
 from moedsl.backend.plan_words import describe, docstring
 from moedsl.backend.statements import Writer, suffix
 from moedsl.ir import ops
-from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
+from moedsl.ir.graph import Dim, Graph, Node, RecordType, TensorType, Unit, Value
 from moedsl.ir.graph import Parameter as Weight
 from moedsl.ir.ops import Call, Op, Stack
 
@@ -49,6 +50,13 @@ class Names:
     imports: ImportSet = field(default_factory=ImportSet)
     reads: Reads = field(default_factory=Reads)
     reserved: frozenset[str] = frozenset()
+    letters: list[Dim] = field(default_factory=list)
+
+    def legend(self, named: Iterable[Value]) -> None:
+        """Remember the axes of values that have names."""
+        for value in named:
+            if isinstance(value.type, TensorType):
+                self.letters.extend(value.type.dims)
 
 
 def imported_names(graph: Graph) -> frozenset[str]:
@@ -58,40 +66,41 @@ def imported_names(graph: Graph) -> frozenset[str]:
 
 
 def name_classes(graph: Graph) -> dict[Unit, str]:
-    """A class name per unit. Units that share a name are told apart by what is bound to them, else by number."""
+    """A class name per unit. Units that share a name are told apart by what they hold, else by number."""
     names: dict[Unit, str] = {graph.root: class_name(graph.name, "model", ())}
     for unit in graph.units[:-1]:
         alike = [other for other in graph.units[:-1] if camel(other.name) == camel(unit.name)]
-        stem = unit.name
-        if len(alike) > 1:
-            stem = _telling(unit, alike)
+        stem = unit.name if len(alike) == 1 else f"{unit.name}_{_telling(unit, alike)}"
         names[unit] = class_name(stem, unit.kind, names.values())
     return names
 
 
 def _telling(unit: Unit, alike: list[Unit]) -> str:
-    """The unit's name and what differs: `layer` bound to `sparse` -> `layer_sparse`."""
-    for difference in (_bound_names, _called_names, _sizes):
+    """What tells a unit from others of its name: its number of experts, or what it calls and they do not."""
+    for difference in (_experts, _held):
         found = [difference(other) for other in alike]
-        if len(set(found)) == len(found) and all(found):
-            common = set.intersection(*(set(words) for words in found))
-            own = [word for word in difference(unit) if word not in common]
-            if own:
-                return "_".join([unit.name, *own])
-    return f"{unit.name}_{alike.index(unit)}"
+        if all(found) and len(set(found)) == len(found):
+            common = set.intersection(*map(set, found))
+            return "_".join(word for word in difference(unit) if word not in common)
+    return str(alike.index(unit) + 1)
 
 
-def _bound_names(unit: Unit) -> tuple[str, ...]:
-    bound = getattr(unit.recipe, "bound", ())
-    return tuple(getattr(term, "name", "") for _, term in bound)
+def _experts(unit: Unit) -> tuple[str, ...]:
+    """`of_4` for a router of 4 experts, `4` for a mixture or bank of them."""
+    if unit.kind == "router":
+        chosen = [node.op.chosen for node in unit.nodes if hasattr(node.op, "chosen")]
+        return (f"of_{chosen[0][1].size}",) if chosen else ()
+    banks = [unit.bank, *(called.bank for called in _called(unit))]
+    return (str(max(banks)),) if max(banks) else ()
 
 
-def _called_names(unit: Unit) -> tuple[str, ...]:
-    return tuple(called.name for node in unit.nodes for _, _, called in node.calls())
+def _held(unit: Unit) -> tuple[str, ...]:
+    """The names of what it calls; mixtures with their number of experts."""
+    return tuple("_".join((called.name, *_experts(called))) for called in _called(unit))
 
 
-def _sizes(unit: Unit) -> tuple[str, ...]:
-    return (f"{unit.bank}_copies",) if unit.bank else ()
+def _called(unit: Unit) -> list[Unit]:
+    return [called for node in unit.nodes for _, _, called in node.calls()]
 
 
 def plan_class(unit: Unit, names: Names) -> ClassView:
@@ -107,6 +116,7 @@ def plan_class(unit: Unit, names: Names) -> ClassView:
         results=results,
     )
     body = writer.lines()
+    names.legend(writer.names)
     for node in writer.nodes:
         names.imports.ask(node.op.imports)
     for value in [*(p.value for p in inputs), *results]:
@@ -138,13 +148,18 @@ class Parameter:
 def parameters(unit: Unit, names: Names) -> list[Parameter]:
     """Inputs, then what the root hands down; without what the body does not read."""
     wants = dict(zip(unit.ambients, unit.wants, strict=False))
+    mask = names.reads.unit(unit)
+    taken = [v for v, read in zip([*unit.inputs, *unit.ambients], mask, strict=True) if read]
+    kinds = Counter(getattr(wants.get(value), "name", "") for value in taken)
     found: list[Parameter] = []
     scope = Scope(names.reserved)
-    for value, read in zip([*unit.inputs, *unit.ambients], names.reads.unit(unit), strict=True):
-        if read:
-            optional = " | None" if may_be_none(wants.get(value)) else ""
-            name = scope.free(value.name or "x", suffix(value))
-            found.append(Parameter(value, name, annotation(value) + optional))
+    for value in taken:
+        # The one mask that a unit reads is its `mask`, whatever others the model has.
+        kind = getattr(wants.get(value), "name", "")
+        stem = kind if kinds[kind] == 1 and kind else value.name
+        optional = " | None" if may_be_none(wants.get(value)) else ""
+        name = scope.free(stem or "x", suffix(value))
+        found.append(Parameter(value, name, annotation(value) + optional))
     return found
 
 

@@ -19,8 +19,8 @@ from moedsl.backend.plan_reads import is_loss
 from moedsl.backend.plan_stacks import loop, routing_lines, taps_of
 from moedsl.backend.plan_words import docstring, flow
 from moedsl.backend.statements import Text, Writer
-from moedsl.ir.graph import Graph, Node, Parameter, Unit
-from moedsl.ir.ops import Stack
+from moedsl.ir.graph import Graph, Node, Parameter, Unit, Value
+from moedsl.ir.ops import AttentionMask, Stack
 
 
 def plan_model(graph: Graph, names: Names) -> ClassView:
@@ -69,8 +69,10 @@ def _forward(root: Unit, names: Names) -> Method:
         reserved=names.reserved,
         results=[*root.outputs, *(node.outputs[0] for node in losses), *root.taps],
         pinned=frozenset(root.outputs),
+        stems=_masks(root),
     )
     body = writer.lines()
+    names.legend(writer.names)
     for node in writer.nodes:
         names.imports.ask(node.op.imports)
     for p in inputs:
@@ -79,6 +81,14 @@ def _forward(root: Unit, names: Names) -> Method:
         f"{p.name}: {p.annotation}{' = None' if 'None' in p.annotation else ''}" for p in inputs
     ]
     return Method(call_lines("def forward", ["self", *items], " -> Output:", MEMBER), body)
+
+
+def _masks(root: Unit) -> dict[Value, str]:
+    """Several masks are told apart by what they are: `mask_causal`, `mask_window`."""
+    found = {n.outputs[0]: n.op for n in root.nodes if isinstance(n.op, AttentionMask)}
+    if len(found) < 2:
+        return {}
+    return {value: f"mask_{op.function.removesuffix('_mask')}" for value, op in found.items()}
 
 
 def _finish(writer: Writer, parts: list[Text], losses: list[Node]) -> list[str]:

@@ -14,7 +14,7 @@ from moedsl.backend.statements import BODY, Writer
 from moedsl.ir.graph import Node, Unit
 from moedsl.ir.ops import Stack
 
-FEW = 4  # more stretches of unlike layers than this are told apart inside one loop
+FEW = 3  # more stretches of unlike layers than this are told apart inside one loop
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ def loop(
     printer = _Loop(writer, node, reads, run)
     lists = [f"{name} = []" for name in printer.lists]
     found = stretches(node.op, reads)
-    if len(found) <= FEW:
+    kinds = {(reads.unit(one.unit), len(one.unit.taps)) for one in found}
+    if len(found) == len(kinds) <= FEW:
         return lists + [line for stretch in found for line in printer.over(stretch, len(found))]
-    return lists + printer.telling_apart(found, classes)
+    return lists + printer.telling_apart(classes)
 
 
 def stretches(stack: Stack, reads: Reads) -> list[Stretch]:
@@ -90,7 +91,7 @@ class _Loop:
         lines = [f"for layer in {self.place}{cut}:"]
         return lines + indented(self.call(stretch.unit, "layer", BODY + 1))
 
-    def telling_apart(self, found: list[Stretch], classes: dict[Unit, str]) -> list[str]:
+    def telling_apart(self, classes: dict[Unit, str]) -> list[str]:
         """One loop in which layers are called by their class."""
         kinds: dict[tuple, list[Unit]] = {}
         for unit, _ in self.node.op.runs:  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
+from moedsl.backend.checkpoint_view import plan_checkpoint
 from moedsl.backend.losses_view import BalanceView, LossView, ZView
 from moedsl.backend.routing_view import RouteView, RoutingView, Statistic
 from moedsl.backend.runtime_view import GenerationView, RuntimeView
@@ -69,6 +70,7 @@ def plan_runtime(graph: Graph, header: str) -> RuntimeView:
         state=state,
         losses=tuple(_losses(graph)),
         generation=GenerationView(noisy=noisy) if generated else None,
+        checkpoint=plan_checkpoint(graph),
     )
 
 
@@ -157,7 +159,7 @@ def balance_view(op: ops.Balance) -> BalanceView:
         count=op.count,  # type: ignore[arg-type]
         over=op.over,  # type: ignore[arg-type]
         layers=op.layers,  # type: ignore[arg-type]
-        sites=op.groups[0] if op.groups else 1,
+        groups=op.groups,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable
 
 from moedsl.backend.header import docstring_text
 from moedsl.backend.plan_lines import STEP, WIDTH, prose
-from moedsl.ir.graph import Dim, Graph, TensorType, Unit
+from moedsl.ir.graph import Dim, Graph, Unit
+from moedsl.ir.walk import walk
 from moedsl.model import terms
 
 _MEANINGS = {
@@ -55,13 +57,13 @@ def _nature(unit: Unit) -> str:
                 if text := _choice(called, "A mixture of {all} experts; each row goes to {some}."):
                     return text
         case "experts" if unit.bank:
-            return (
-                f"{unit.bank} experts side by side{_sizes(settings)}; rows come sorted by expert."
-            )
+            construct = getattr(unit.recipe, "construct", "")
+            what = f"{unit.bank} {construct} experts{_sizes(settings)}".replace("  ", " ")
+            return f"{what}, side by side; rows come sorted by expert."
         case "block" if body := getattr(unit.recipe, "body", ()):
             return "; ".join(_statement(one) for one in body)
         case _ if construct := getattr(unit.recipe, "construct", ""):
-            return f"{construct}{_sizes(settings)}." if "width" in settings else ""
+            return f"A {construct}{_sizes(settings)}." if "width" in settings else ""
     return ""
 
 
@@ -87,19 +89,16 @@ def flow(graph: Graph) -> str:
 
 def _attention(settings: dict[str, terms.Term]) -> str:
     heads, size = _number(settings.get("heads")), _number(settings.get("head_dim"))
-    shared = _number(settings.get("kv_heads"))
+    shared, window = _number(settings.get("kv_heads")), _number(settings.get("window"))
     if heads is None:
         return ""
     text = f"{heads} heads" + (f" of {size}" if size else "")
     if shared is not None and shared != heads:
-        plural = "head" if shared == 1 else "heads"
-        text += f" share {shared} key/value {plural}"
-    window = _number(settings.get("window"))
-    words = [
-        t.text for t in (settings.get("mask"),) if isinstance(t, terms.Word) and t.text != "none"
-    ]
-    words += [f"a window of {window}"] if window else []
-    return text + (f"; {', '.join(words)}" if words else "") + "."
+        text += f" share {shared} key/value {'head' if shared == 1 else 'heads'}"
+    mask = settings.get("mask")
+    causal = isinstance(mask, terms.Word) and mask.text == "causal"
+    kind = "Causal attention" if causal else "Attention"
+    return f"{kind}{f' to the last {window} tokens' if window else ''}: {text}."
 
 
 def _number(term: terms.Term | None) -> int | float | None:
@@ -130,12 +129,14 @@ def spell(term: terms.Term) -> str:
         case terms.Tensor(name=name):
             return name
         case terms.Recipe():
-            return term.place or term.name
+            return f"{term.place or term.name}{_passed(term)}"
         case terms.Flow(stages=stages):
-            return " -> ".join(spell(stage) for stage in stages)
+            return " -> ".join(_repeated([spell(stage) for stage in stages]))
         case terms.Copies(count=count, recipe=recipe):
             return f"{count} * {spell(recipe)}"
         case terms.Apply(recipe=recipe, inputs=inputs, named=named):
+            if isinstance(recipe, terms.Flow) and len(inputs) == 1 and not named:
+                return f"{spell(inputs[0])} -> {spell(recipe)}"
             parts = [*map(spell, inputs), *(f"{name} = {spell(value)}" for name, value in named)]
             head = spell(recipe) if isinstance(recipe, terms.Recipe) else f"({spell(recipe)})"
             return f"{head}({', '.join(parts)})"
@@ -145,26 +146,55 @@ def spell(term: terms.Term) -> str:
             return spell(train)
 
 
-def legend(graph: Graph) -> str:
+def _passed(recipe: terms.Recipe) -> str:
+    """What a block was given for its parameters: `(sparse)`."""
+    found: dict[str, str] = {}
+    for statement in recipe.body:
+        for term in walk(statement.value):
+            if isinstance(term, terms.Recipe) and term.place not in ("", term.name):
+                found.setdefault(term.place, term.name)
+    return f"({', '.join(found.values())})" if found else ""
+
+
+def _repeated(stages: list[str]) -> list[str]:
+    """`a -> a -> b -> a -> b` as `a`, `2 * (a -> b)`: what is repeated is said once."""
+    found, start = [], 0
+    while start < len(stages):
+        best = (1, 1)
+        for length in range(1, (len(stages) - start) // 2 + 1):
+            pattern, times = stages[start : start + length], 1
+            counted = any(stage[0].isdigit() for stage in pattern)
+            while not counted and stages[start + times * length :][:length] == pattern:
+                times += 1
+            best = max(
+                best, (times * length if times > 1 else 1, -length, times), key=lambda b: b[:2]
+            )
+        length, times = (-best[1], best[2]) if len(best) == 3 else (1, 1)
+        one = " -> ".join(stages[start : start + length])
+        found.append(one if times == 1 else f"{times} * {one if length == 1 else f'({one})'}")
+        start += length * times
+    return found
+
+
+def legend(dims: Iterable[Dim]) -> str:
     """`Shapes: B batch, T tokens, D width 64, ...`: every letter that a printed name ends with."""
     sizes: dict[str, set[int]] = {}
-    for dim in _dims(graph):
+    for dim in dims:
         sizes.setdefault(dim.letter, set()).update({dim.size} if dim.size is not None else ())
     known = [letter for letter in _MEANINGS if letter in sizes]
     parts = []
     for letter in [*known, *sorted(set(sizes) - set(known))]:
         meaning = _MEANINGS.get(letter, "")
         numbers = " or ".join(map(str, sorted(sizes[letter])))
-        parts.append(" ".join(word for word in (letter, meaning, numbers) if word))
+        if letter != numbers:  # an axis of size 1 is called 1
+            parts.append(" ".join(word for word in (letter, meaning, numbers) if word))
     return f"Shapes: {', '.join(parts)}."
 
 
-def _dims(graph: Graph) -> Iterator[Dim]:
-    for unit in graph.units:
-        values = [*unit.inputs, *unit.ambients, *(v for node in unit.nodes for v in node.outputs)]
-        for value in values:
-            if isinstance(value.type, TensorType):
-                yield from value.type.dims
+def opening_comment(text: str) -> str:
+    """The comment at the top of a spec."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return "\n".join(line.lstrip("#").strip() for line in lines).strip()
 
 
 def count(number: int) -> str:

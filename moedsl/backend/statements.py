@@ -15,7 +15,7 @@ from moedsl.backend.naming import Scope, attribute
 from moedsl.backend.plan_lines import fits, statement_lines
 from moedsl.backend.plan_reads import Reads
 from moedsl.ir.graph import Node, TensorType, Unit, Value
-from moedsl.ir.ops import Call, Combination, Stack
+from moedsl.ir.ops import Call, Combination, Stack, Statistic
 
 BODY = 2  # a method's body stands two steps in
 NESTING = 4  # calls within calls that a reader follows without a name in between
@@ -47,6 +47,9 @@ class Writer:
     reserved: frozenset[str] = frozenset()
     results: list[Value] = field(default_factory=list)  # what the return reads
     pinned: frozenset[Value] = frozenset()  # never written inside another expression
+    stems: dict[Value, str] = field(
+        default_factory=dict
+    )  # names that are better here than the values' own
     nodes: list[Node] = field(default_factory=list)
     _inline: set[Node] = field(default_factory=set)
     _producer: dict[Value, Node] = field(default_factory=dict)
@@ -129,7 +132,7 @@ class Writer:
             if value not in last:
                 targets.append("_")
                 continue
-            self.names[value] = self._scope.free(_stem(value, node), suffix(value))
+            self.names[value] = self._scope.free(self._stem(value, node), suffix(value))
             targets.append(self.names[value])
         return targets
 
@@ -141,11 +144,43 @@ class Writer:
         return lines + self.loop(self, node)
 
     def _crowded(self, statement: str, value: Text, inputs: tuple[Value, ...]) -> Node | None:
-        """The inlined node to take out of a statement that is too long or too deep: the longest at the top."""
+        """The inlined node to take out of a statement that is too long or too deep.
+
+        Best is one that leaves two lines that fit, as near to the top as there is one; else the longest at the top.
+        """
         if fits(statement, BODY) and value.depth <= NESTING:
             return None
-        found = [self._producer[v] for v in inputs if self._producer.get(v) in self._inline]
-        return max(found, key=lambda n: len(self._code(n).code), default=None)
+        level = self._inlined(inputs)
+        alone = len(inputs) == len(level) == 1 and statement.startswith("return ")
+        if alone:  # a lone result stays in the return; what it is made of gets lines
+            level = self._inlined(self.reads.of(level[0])) or level
+        top = level
+        while level:
+            if cuts := [node for node in level if self._cuts_well(node, statement)]:
+                return cuts[0]
+            level = [below for node in level for below in self._inlined(self.reads.of(node))]
+        return max(top, key=lambda n: len(self._code(n).code), default=None)
+
+    def _cuts_well(self, node: Node, statement: str) -> bool:
+        code = self._code(node)
+        name = "_".join(filter(None, (self._stem(node.outputs[0], node), suffix(node.outputs[0]))))
+        rest = statement.replace(code.code, name, 1)
+        return fits(f"{name} = {code.code}", BODY) and fits(rest, BODY) and code.depth <= NESTING
+
+    def _inlined(self, values: tuple[Value, ...]) -> list[Node]:
+        return [self._producer[v] for v in values if self._producer.get(v) in self._inline]
+
+    def _stem(self, value: Value, node: Node) -> str:
+        """What to call a value that needs a name; a call's result is `y`, as the stream that it joins is `x`."""
+        given = self.stems.get(value) or value.name or node.role
+        match node.op:
+            case _ if given:
+                return given
+            case Statistic(which=which):
+                return which
+            case Call():
+                return "y"
+        return "h"
 
     def text(self, value: Value) -> Text:
         node = self._producer.get(value)
@@ -205,11 +240,6 @@ def _operand(operand: Text, delimited: bool, operator: str, left: bool) -> str:
         if higher > 0 or (higher == 0 and left):
             return operand.code
     return f"({operand.code})"
-
-
-def _stem(value: Value, node: Node) -> str:
-    """What to call a value that needs a name; a call's result is `y`, as the sum that it goes into is `x`."""
-    return value.name or node.role or ("y" if isinstance(node.op, Call) else "h")
 
 
 def suffix(value: Value) -> str:
