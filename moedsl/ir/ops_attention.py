@@ -136,7 +136,8 @@ class AttentionMask(Ambient):
 
     @property
     def other_name(self) -> str:
-        return self.function
+        kind = f"{self.window}" if self.window else "full" if self.causal else "padding"
+        return f"mask_{kind}" + ("_tensor" if self.tensor else "")
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
