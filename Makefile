@@ -52,7 +52,7 @@ bench: $(STAMP)
 	for file in bench/*.py; do case $$file in */gpu.py) ;; *) $(BIN)/python $$file || exit 1 ;; esac; done
 
 golden: $(STAMP)
-	$(BIN)/python -m pytest -n 0 -q --update-golden -k golden
+	$(BIN)/python -m pytest -q --update-golden -m "not slow and not gpu"
 
 clean:
 	rm -rf build demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
