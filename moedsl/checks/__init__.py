@@ -7,13 +7,12 @@ from collections.abc import Callable
 from moedsl.checks.causality import check_causality
 from moedsl.checks.gradients import check_gradients, check_unread
 from moedsl.checks.losses import check_losses
-from moedsl.checks.routing import check_capacity, check_picks
+from moedsl.checks.routing import check_picks
 from moedsl.diagnostics.model import Sink
 from moedsl.ir.graph import Graph
 
 CHECKS: tuple[Callable[[Graph, Sink], None], ...] = (
     check_picks,
-    check_capacity,
     check_causality,
     check_gradients,
     check_losses,

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from moedsl.checks.traits import carries, constant, fields, is_loss
+from moedsl.checks.traits import carries, constant, field_of, is_loss
 from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
 from moedsl.ir.ops import Field, Stack
 
@@ -80,8 +80,8 @@ class Backward:
         if not carries(node, index):
             return False
         names = {name for _, name in wanted}
-        owners = fields(node)
-        if owners is not None and WHOLE not in names and owners[index] not in names:
+        owner = field_of(node, index)
+        if owner is not None and owner not in names:
             return False
         if self.follow == "nearly" or not constant(node):
             return True

@@ -95,15 +95,14 @@ def _report(
     causal = next(iter(_ordered(strand.past)), None)
     if causal is not None:
         places.append(Label(causal.span, "on the same way, this sees only what came before"))
-    instead = f"write `{setting} = {value}`, or " if value else ""
+    name = unit.name if value else node.role or node.place or unit.name
     sink.error(
         "E0410",
-        f"`{output.name}` would see the future: `{node.role or node.place or unit.name}` "
-        "looks at the whole sequence",
+        f"`{output.name}` would see the future: `{name}` looks at the whole sequence",
         written or node.span,
         "sees later tokens as well as earlier ones",
         secondary=tuple(label for label in places if label.span != NOWHERE),
-        help=f"{instead}say what decides when decoding: `phase(train = ..., decode = ...)`",
+        help=f"write `{setting} = {value}`" if value else "use a form of it that only looks back",
         edits=(Edit(written, value),) if written else (),
     )
 
@@ -112,6 +111,6 @@ def _written(unit: Unit, setting: str) -> Span | None:
     """Where the spec wrote the word of this setting itself, if it did."""
     if unit.recipe is None or setting not in unit.recipe.given:
         return None
-    word, span = unit.recipe.setting(setting), unit.recipe.origin(setting)
-    exact = isinstance(word, terms.Word) and span.end - span.start == len(word.text)
-    return span if exact else None
+    word = unit.recipe.setting(setting)
+    exact = isinstance(word, terms.Word) and word.span.end - word.span.start == len(word.text)
+    return word.span if exact else None

@@ -11,6 +11,7 @@ from moedsl.checks.traits import constant
 from moedsl.diagnostics.model import Label, Sink
 from moedsl.ir.graph import NOWHERE, Graph, Node, Unit
 from moedsl.ir.info import ranges
+from moedsl.model import terms
 
 
 def check_gradients(graph: Graph, sink: Sink) -> None:
@@ -29,21 +30,34 @@ def check_gradients(graph: Graph, sink: Sink) -> None:
 
 
 def check_unread(graph: Graph, sink: Sink) -> None:
-    """Values that are made and never read. The last of a chain is named, not all of it."""
+    """Places and `let`s that nothing reads. The last of a chain is named, not all of it."""
     unread = Backward("values").missed(graph, taps=True)
     read = {value for node in unread for value in node.inputs}
-    for node, paths in unread.items():
-        if node.poisoned or node.span == NOWHERE or any(value in read for value in node.outputs):
-            continue
-        name = node.place or node.role or next((value.name for value in node.outputs), "")
-        weights = " and its weights never change" if trainable(node) else ""
-        sink.warn(
-            "W1004",
-            f"nothing reads {_named(paths) if node.place else f'`{name}`'}{weights}",
-            node.span,
-            "made here, and read by no output and no loss",
-            help="use it, or take it out",
-        )
+    for unit in graph.units:
+        for node in unit.nodes:
+            if node not in unread or node.poisoned or any(v in read for v in node.outputs):
+                continue
+            name = _named(unread[node]) if node.place else _let(unit, node)
+            if name:
+                _warn_unread(node, name, sink)
+
+
+def _let(unit: Unit, node: Node) -> str:
+    """The name that the spec gave to the node's result, if it gave one."""
+    body = unit.recipe.body if unit.recipe is not None else ()
+    lets = {statement.name for statement in body if isinstance(statement, terms.Let)}
+    return next((f"`{value.name}`" for value in node.outputs if value.name in lets), "")
+
+
+def _warn_unread(node: Node, name: str, sink: Sink) -> None:
+    weights = ", so its weights never change" if trainable(node) else ""
+    sink.warn(
+        "W1002",
+        f"nothing reads {name}{weights}",
+        node.span,
+        "made here, and read by no output and no loss",
+        help="use it, or take it out",
+    )
 
 
 def trainable(node: Node) -> bool:

@@ -35,7 +35,7 @@ def name_of(node: Node) -> str:
 
 def _report_idle(node: Node, sink: Sink) -> None:
     sink.warn(
-        "W1005",
+        "W1003",
         f"the loss `{name_of(node)}` has a coefficient of 0, so it moves nothing",
         node.span,
         "adds zero to what is minimised",

@@ -1,79 +1,97 @@
-"""Selections that cannot be made: more picks than choices, experts that no pick reaches, slots that are too few."""
+"""Selections that cannot be made: more picks than choices, in every layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
-from moedsl.checks.traits import capacity, chosen
+from moedsl.checks.traits import chosen
 from moedsl.diagnostics.model import Edit, Label, Sink
-from moedsl.ir.graph import NOWHERE, Dim, Graph, Node, Unit
+from moedsl.ir.graph import NOWHERE, Dim, Graph, Unit
 from moedsl.ir.info import ranges
+from moedsl.ir.walk import walk
+from moedsl.model import terms
 from moedsl.source import Span
 
 
+@dataclass(frozen=True)
+class _Fault:
+    """A selection of more than there is, in one unit; `where` are its places, in a sentence."""
+
+    unit: Unit
+    at: Span
+    picks: Dim
+    choices: Dim
+    where: str = ""
+
+
 def check_picks(graph: Graph, sink: Sink) -> None:
-    """k against the number of experts, in every layer."""
-    faulty = {}
-    for unit, node, picks, choices in _selections(graph):
-        if (picks.size or 0) > (choices.size or 0):
-            faulty[node] = (unit, picks, choices)
-    if not faulty:
+    """One k may stand in many layers with experts of their own: it is reported once, with all that are too few."""
+    faults = [
+        _Fault(unit, picks.origin if picks.origin != NOWHERE else node.span, picks, choices)
+        for unit in graph.units
+        for node in unit.nodes
+        if not node.poisoned and (axes := chosen(node)) is not None
+        for picks, choices in [axes]
+        if (picks.size or 0) > (choices.size or 0)
+    ]
+    if not faults:
         return
-    paths = _paths(graph, {unit for unit, _, _ in faulty.values()})
-    for node, (unit, picks, choices) in faulty.items():
-        _report_picks(node, paths[unit], picks, choices, sink)
+    places = _places(graph, {fault.unit for fault in faults})
+    by_origin: dict[Span, list[_Fault]] = {}
+    for fault in faults:
+        where = _Fault(fault.unit, fault.at, fault.picks, fault.choices, places[fault.unit])
+        by_origin.setdefault(fault.at, []).append(where)
+    for together in by_origin.values():
+        _report(sorted(together, key=lambda fault: fault.choices.size or 0), sink)
 
 
-def check_capacity(graph: Graph, sink: Sink) -> None:
-    """Slots for less than an even share: tokens are dropped even when the balance is perfect."""
-    for _, node, _, choices in _selections(graph):
-        share = capacity(node)
-        if share is not None and share < 1:
-            sink.warn(
-                "W1003",
-                f"a capacity of {share:g} drops tokens even at perfect balance: the {choices.size} "
-                f"experts together have slots for {share:.0%} of what is picked",
-                node.span,
-                "selects for slots that are too few",
-                help="a capacity of 1 has a slot for each pick when all experts get the same",
-            )
-
-
-def _selections(graph: Graph) -> Iterator[tuple[Unit, Node, Dim, Dim]]:
-    for unit in graph.units:
-        for node in unit.nodes:
-            axes = None if node.poisoned else chosen(node)
-            if axes is not None:
-                yield unit, node, *axes
-
-
-def _paths(graph: Graph, units: set[Unit]) -> dict[Unit, list[str]]:
+def _places(graph: Graph, units: set[Unit]) -> dict[Unit, str]:
+    """Where the choices stand: at the place around the router's."""
     found: dict[Unit, list[str]] = {unit: [] for unit in units}
     for place in graph.places():
         if place.unit in found:
-            found[place.unit].append(place.path)
-    return found
+            around = place.parent.path if place.parent else ""
+            found[place.unit].append(around or place.path)
+    return {unit: ", ".join(f"`{path}`" for path in ranges(paths)) for unit, paths in found.items()}
 
 
-def _report_picks(node: Node, paths: list[str], picks: Dim, choices: Dim, sink: Sink) -> None:
-    k, e = picks.size, choices.size
-    at = picks.origin if picks.origin != NOWHERE else node.span
-    where = ", ".join(f"`{path}`" for path in ranges(paths))
-    experts = "only one expert" if e == 1 else f"only {e} experts"
-    there = (
-        [Label(choices.origin, f"{experts} here")] if choices.origin not in (NOWHERE, at) else []
-    )
+def _report(faults: list[_Fault], sink: Sink) -> None:
+    """`faults`: of one k, fewest choices first."""
+    least = faults[0]
+    k, experts = least.picks.size, _experts(least.choices)
+    labels = {
+        fault.choices.origin: Label(fault.choices.origin, _few(fault, named=len(faults) > 1))
+        for fault in faults
+        if fault.choices.origin not in (NOWHERE, fault.at)
+    }
     sink.error(
         "E0401",
-        f"{k} experts are picked for a token, but {where} has {experts}",
-        at,
+        f"{k} experts are picked for a token, but {least.where} has only {experts}",
+        least.at,
         f"asks for {k} different ones",
-        secondary=tuple(there),
-        help=f"pick {e} or fewer, or raise the number of experts to {k} or more",
-        edits=_lower(at, str(k), str(e)),
+        secondary=tuple(labels.values()),
+        help=f"pick {least.choices.size} or fewer, or raise the number of experts to {k} or more",
+        edits=_lower(least),
     )
 
 
-def _lower(at: Span, old: str, new: str) -> tuple[Edit, ...]:
-    """The span is that of the number alone only where it is as long as the number."""
-    return (Edit(at, new),) if at.end - at.start == len(old) else ()
+def _few(fault: _Fault, named: bool) -> str:
+    where = f", in {fault.where}" if named else ""
+    return f"only {_experts(fault.choices)} here{where}"
+
+
+def _experts(choices: Dim) -> str:
+    return "one expert" if choices.size == 1 else f"{choices.size} experts"
+
+
+def _lower(fault: _Fault) -> tuple[Edit, ...]:
+    """Replace the number where the spec wrote it as such, whether by name or by position."""
+    picks, root = fault.picks, fault.unit.recipe
+    recipes = [r for r in walk(root) if isinstance(r, terms.Recipe)] if root is not None else []
+    for recipe in recipes:
+        for name, term in recipe.settings:
+            if isinstance(term, terms.Number) and recipe.origin(name) == picks.origin:
+                exact = term.span.end - term.span.start == len(str(picks.size))
+                fits = exact and term.value == picks.size
+                return (Edit(term.span, str(fault.choices.size)),) if fits else ()
+    return ()

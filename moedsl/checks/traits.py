@@ -13,12 +13,12 @@ proof by stating these on its class or as properties:
   fields      of an operation that makes a record: which field each of its inputs becomes ("" for the rest)
   chosen      (picks, choices): the axes of a selection
   coefficient of a loss: its operation asks for gradients of its own; None: not a loss
-  capacity    slots that a choice has, as a multiple of its even share (None: as many as needed)
 """
 
 from __future__ import annotations
 
 from moedsl.ir.graph import Dim, Node, TensorType, Value
+from moedsl.ir.ops import Op, Routed
 
 
 def sees(node: Node, index: int) -> str:
@@ -52,16 +52,20 @@ def constant(node: Node) -> Dim | None:
     return axis if axis is not None and axis.size == 1 else None
 
 
-def fields(node: Node) -> tuple[str, ...] | None:
-    return getattr(node.op, "fields", None)
+def field_of(node: Node, index: int) -> str | None:
+    """The field that an input becomes in the record that the node makes; None where the node makes no record."""
+    names = getattr(node.op, "fields", None) or _FIELDS.get(type(node.op))
+    if names is None:
+        return None
+    return names[index] if index < len(names) else ""
+
+
+# What ops of the graph's own do not say themselves.
+_FIELDS: dict[type[Op], tuple[str, ...]] = {Routed: ("expert_NK", "weight_NK", "logits_NE")}
 
 
 def chosen(node: Node) -> tuple[Dim, Dim] | None:
     return getattr(node.op, "chosen", None)
-
-
-def capacity(node: Node) -> float | None:
-    return getattr(node.op, "capacity", None)
 
 
 def is_loss(node: Node) -> bool:

@@ -134,8 +134,6 @@ class Sizes:
     hidden: int = 96
     experts: int = 4
     picks: int = 2
-    head_norm: int = 0
-    wide_norm: bool = False
 
 
 def attention(s: Sizes, d: Dim, sees: str = "past") -> Unit:
@@ -145,12 +143,6 @@ def attention(s: Sizes, d: Dim, sees: str = "past") -> Unit:
     q = b.add(Linear(out=q_dim, inner=d), x, place="q", role="q")
     k = b.add(Linear(out=k_dim, inner=d), x, place="k", role="k")
     v = b.add(Linear(out=k_dim, inner=d), x, place="v", role="v")
-    if s.head_norm:
-        norm = Norm(over=Dim("C", s.head_norm), form="rms", eps=1e-6)
-        q, k = b.add(norm, q, place="q_norm"), b.add(norm, k, place="k_norm")
-    if s.wide_norm:
-        q = b.add(Norm(over=q_dim, form="rms", eps=1e-6), q, place="q_norm")
-        k = b.add(Norm(over=k_dim, form="rms", eps=1e-6), k, place="k_norm")
     mixed = b.add(Attend(sees=sees), q, k, v, role="scores")
     b.unit.outputs = [b.add(Linear(out=d, inner=q_dim), mixed, place="o", role="o")]
     return b.unit

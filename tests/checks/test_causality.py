@@ -38,7 +38,7 @@ def test_attention_without_a_mask_sees_the_future() -> None:
     graph = decoder(attention=hand.attention(S, D, sees="all"))
     (problem,) = found(graph)
     assert problem.code == "E0410"
-    assert problem.message == "`logits` would see the future: `scores` looks at the whole sequence"
+    assert problem.message == "`logits` would see the future: `own` looks at the whole sequence"
     assert "mask = causal" in problem.help
     assert [label.text for label in problem.secondary] == [
         "`logits` predicts what follows each of `tokens`"
@@ -52,9 +52,8 @@ def test_the_word_that_was_written_is_mended() -> None:
     attention.recipe = terms.Recipe(
         "attention",
         "own",
-        settings=(("mask", terms.Word("none")),),
+        settings=(("mask", terms.Word("none", origin)),),
         given=frozenset({"mask"}),
-        origins=(("mask", origin),),
     )
     (problem,) = found(decoder(attention=attention))
     assert problem.primary.span == origin

@@ -86,8 +86,8 @@ def test_what_nothing_reads_is_named_by_the_last_of_its_chain() -> None:
     b.add(Linear(out=D, inner=D), x, place="more")
     assert found(graph) == []
     (problem,) = found(graph, check_unread)
-    assert problem.code == "W1004"
-    assert problem.message == "nothing reads `layer[0..1].more` and its weights never change"
+    assert problem.code == "W1002"
+    assert problem.message == "nothing reads `layer[0..1].more`, so its weights never change"
 
 
 def test_frozen_weights_need_no_gradient() -> None:

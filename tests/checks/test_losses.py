@@ -41,7 +41,7 @@ def test_a_loss_over_scores_moves_the_router() -> None:
 
 def test_a_coefficient_of_zero_does_nothing() -> None:
     (problem,) = found(with_loss(hand.Balance(coefficient=0.0)))
-    assert (problem.code, problem.severity) == ("W1005", "warning")
+    assert (problem.code, problem.severity) == ("W1003", "warning")
 
 
 def test_a_detached_loss_moves_nothing() -> None:
