@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from moedsl.checks.causality import check_causality
+from moedsl.checks.checkpoint import check_checkpoint
 from moedsl.checks.gradients import check_gradients, check_unread
 from moedsl.checks.losses import check_losses
 from moedsl.checks.routing import check_picks
@@ -17,4 +18,5 @@ CHECKS: tuple[Callable[[Graph, Sink], None], ...] = (
     check_gradients,
     check_losses,
     check_unread,
+    check_checkpoint,
 )

@@ -30,4 +30,14 @@ CODES: dict[str, str] = {
     "E0112": "statements or values that are not kept apart",
     "E0113": "a comment of another language",
     "E0114": "an import that cannot be read",
+    # --- routing and causality
+    "E0401": "more experts are picked than there are",
+    "E0410": "an output that sees what it should predict",
+    # --- losses and gradients
+    "E0501": "a parameter that no gradient reaches",
+    "E0502": "a loss that moves no parameter",
+    # --- warnings
+    "W1001": "a router whose one weight is always 1",
+    "W1002": "a place that nothing reads",
+    "W1003": "a loss with a coefficient of 0",
 }
