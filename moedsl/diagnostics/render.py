@@ -48,6 +48,8 @@ def _one(diagnostic: Diagnostic, sources: Mapping[str, Source], explain: bool, c
     width = max((_number_width(source, labels) for _, source, labels in drawings), default=1)
     for index, (file, source, labels) in enumerate(drawings):
         arrow = "-->" if index == 0 else ":::"
+        if index:
+            lines.append(_painted(f"{' ' * width} |", _BLUE, color))
         lines += _drawing(arrow, file, source, labels, width, strong, color)
     if help := _help(diagnostic, explain, color):
         lines += [_painted(f"{' ' * width} |", _BLUE, color), *help]

@@ -268,7 +268,7 @@ def _file_doc(lexemes: list[Lexeme]) -> str:
         elif lexeme.type == "COMMENT":
             block.append(lexeme.text)
             line_ends = 0
-        elif lexeme.text != "\ufeff":
+        else:
             break
     return doc_text(block)
 

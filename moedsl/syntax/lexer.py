@@ -13,6 +13,8 @@ from moedsl.syntax import strays
 
 BAD = "BAD"
 
+BYTE_ORDER_MARK = "\ufeff"
+
 MAX_TEXT = 1 << 20
 MAX_LEXEMES = 100_000
 MAX_COMPLAINTS = 100
@@ -51,7 +53,7 @@ def scan(source: Source, pattern: re.Pattern[str], sink: Sink) -> list[Lexeme]:
     lexemes: list[Lexeme] = []
     for match in pattern.finditer(text):
         kind, span = match.lastgroup or BAD, Span(match.start(), match.end(), file)
-        if kind == "SPACE":
+        if kind == "SPACE" or (match.group() == BYTE_ORDER_MARK and span.start == 0):
             continue
         if kind in strays.KINDS:
             _report(kind, match.group(), span, lexemes, sink)
@@ -71,8 +73,7 @@ def scan(source: Source, pattern: re.Pattern[str], sink: Sink) -> list[Lexeme]:
 def _report(kind: str, text: str, span: Span, before: list[Lexeme], sink: Sink) -> None:
     """A run of strays without a space between them is one mistake."""
     follows = before and before[-1].type == BAD and before[-1].span.end == span.start
-    at_start = span.start == 0 and text == "\ufeff"
-    if not follows and not at_start and len(sink.found) < MAX_COMPLAINTS:
+    if not follows and len(sink.found) < MAX_COMPLAINTS:
         sink.add(strays.explain(kind, text, span))
 
 

@@ -161,8 +161,15 @@ def _advance(reading: _Reading, kind: str) -> None:
 
 def _recover(reading: _Reading) -> None:
     """Report the lexeme that does not fit, and go to the next statement as if this one did not stand there."""
+    from moedsl.syntax.slips import goes_on_below
+
     bad = reading.lexemes[reading.at]
     mark, began = reading.marks[-1]
+    if goes_on_below(reading.lexemes, reading.at):
+        # Nothing was reduced for this line end, so the statement can be read on.
+        reading.sink.add(_explain(reading, began, set()))
+        reading.at += 1
+        return
     expected = _expected(reading) if bad.type != BAD else set()
     if _is_second_statement(reading, expected):
         _split(reading)
@@ -224,9 +231,8 @@ def _end_of_statement(lexemes: list[Lexeme], at: int) -> int:
 def _finish(reading: _Reading) -> Any:
     from lark.exceptions import UnexpectedToken
 
-    end = reading.lexemes[-1].span.end if reading.lexemes else 0
-    file = reading.lexemes[-1].span.file if reading.lexemes else ""
-    last = Lexeme("$END", "", Span(end, end, file))
+    end = len(reading.source.text)
+    last = Lexeme("$END", "", Span(end, end, reading.source.path))
     if len(reading.marks) > 1:
         reading.state.return_to(reading.marks[0][0])
     try:

@@ -86,7 +86,7 @@ def _by_habit(
     if lexemes[began].text == "import" and len(lexemes[began:at]) and "EQUAL" not in expected:
         return _import(bad, before, expected)
     if _dangles(before, bad):
-        return _dangling(before, bad)
+        return _dangling(before, bad, after if goes_on_below(lexemes, at) else None)
     if bad.type in _OPERATORS and after.type == "EQUAL" and bad.span.end == after.span.start:
         return _operator_assignment(bad, after)
     if before is None:
@@ -99,12 +99,12 @@ def _by_habit(
         return _missing_equal(before, bad)
     if opener and "COMMA" in expected and before.type in _VALUE_ENDS and bad.type in _VALUE_STARTS:
         return _missing_comma(before, bad)
-    if before.type == "NUMBER" and bad.type == "NAME" and "STAR" in expected:
-        return _missing_star(before, bad, after)
     if opener is None and "_NL" in expected and bad.type == "COMMA" and after.type == "NAME":
         return _comma_between_statements(bad)
     if opener is None and "_NL" in expected and bad.type == "NAME" and after.type in _ASSIGNMENTS:
         return two_statements(lexemes, at)
+    if before.type == "NUMBER" and bad.type == "NAME" and "STAR" in expected:
+        return _missing_star(before, bad, after)
     if (
         opener is None
         and bad.type in ("_NL", "LPAR", *_OPERATORS, "ARROW")
@@ -131,21 +131,45 @@ def _dangles(before: Lexeme | None, bad: Lexeme) -> bool:
     return starts or ends
 
 
-def _dangling(before: Lexeme | None, bad: Lexeme) -> Diagnostic:
-    sign = bad if before is None else before
-    if before is not None:
-        message = f"nothing follows this `{sign.text}`"
-        help = "a line that starts with `->` continues the one above: move it down"
-        if sign.type != "ARROW":
-            help = "the end of the line ends the statement; inside ( ) it goes on"
-        return Diagnostic("E0109", message, Label(sign.span, "the line ends here"), help=help)
-    message = f"nothing stands before this `{sign.text}`"
-    if sign.type == "ARROW":
-        return Diagnostic(
-            "E0109", message, Label(sign.span, "no line above that it could continue")
+def goes_on_below(lexemes: list[Lexeme], at: int) -> bool:
+    """Whether the line ends in an arrow or operator and the next one is the rest of it, no statement of its own."""
+    if lexemes[at].type != "_NL" or at == 0 or lexemes[at - 1].type not in {"ARROW", *_OPERATORS}:
+        return False
+    kinds: list[str] = []
+    depth = 0
+    for lexeme in lexemes[at + 1 :]:
+        depth += (lexeme.type in ("LPAR", "LSQB", "LBRACE")) - (
+            lexeme.type in ("RPAR", "RSQB", "RBRACE")
         )
+        if lexeme.type == "_NL" and depth <= 0:
+            break
+        if depth == 0:
+            kinds.append(lexeme.type)
+    declares = kinds[:2] == ["NAME", "NAME"]
+    return (
+        bool(kinds) and kinds[0] in _VALUE_STARTS and not declares and not _ASSIGNMENTS & {*kinds}
+    )
+
+
+def _dangling(before: Lexeme | None, bad: Lexeme, rest: Lexeme | None) -> Diagnostic:
+    if before is not None:
+        help = "a line that starts with `->` continues the one above: move it down"
+        if before.type != "ARROW":
+            help = "the end of the line ends the statement; inside ( ) it goes on"
+        edits: tuple[Edit, ...] = ()
+        if rest is not None and before.type == "ARROW":
+            down = Edit(Span(rest.span.start, rest.span.start, rest.span.file), "-> ")
+            edits = (Edit(before.span, ""), down)
+        message, label = (
+            f"nothing follows this `{before.text}`",
+            Label(before.span, "the line ends here"),
+        )
+        return Diagnostic("E0109", message, label, help=help, edits=edits)
+    message = f"nothing stands before this `{bad.text}`"
+    if bad.type == "ARROW":
+        return Diagnostic("E0109", message, Label(bad.span, "no line above that it could continue"))
     help = "only `->` continues the line above; a longer sum or product goes on inside ( )"
-    return Diagnostic("E0109", message, Label(sign.span, "a statement cannot start so"), help=help)
+    return Diagnostic("E0109", message, Label(bad.span, "a statement cannot start so"), help=help)
 
 
 def _operator_assignment(bad: Lexeme, after: Lexeme) -> Diagnostic:

@@ -61,7 +61,8 @@ def _declaration(declaration: ast.Declaration, indent: str) -> str:
     if declaration.parameters:
         text += f"({', '.join(_parameter(each, indent) for each in declaration.parameters)})"
     if declaration.base is not None:
-        text += f" on {_expression(declaration.base, indent, _APPLIED)}"
+        holds = _SIGNED if isinstance(declaration.base, ast.String) else _APPLIED
+        text += f" on {_expression(declaration.base, indent, holds)}"
     if declaration.value is not None:
         text += f" = {_expression(declaration.value, indent)}"
     if declaration.body is not None:
