@@ -148,7 +148,8 @@ def _argument_layer(
         name = argument.name
         if name is None:
             if position >= len(positional):
-                problems.too_many(run.sink, what, positional, at.blame or argument.span)
+                if evaluate.evaluate(run, argument.value, env, at) is not None:
+                    problems.too_many(run.sink, what, positional, at.blame or argument.span)
                 return None
             name = positional[position]
             position += 1

@@ -189,10 +189,13 @@ def _names(run: Run, text: ast.String) -> list[str]:
     if len({len(each) for each in lists}) > 1:
         run.sink.error("E0233", "the lists in this name have different lengths", text.span)
         return []
-    return [
-        _LIST.sub(lambda _, row=iter(row): next(row), text.value)
-        for row in zip(*lists, strict=True)
-    ]  # type: ignore[misc]
+    return [_filled(text.value, row) for row in zip(*lists, strict=True)]
+
+
+def _filled(text: str, row: tuple[str, ...]) -> str:
+    """The text with its lists replaced by one word each."""
+    words = iter(row)
+    return _LIST.sub(lambda _: next(words), text)
 
 
 def _same_variables(

@@ -174,7 +174,7 @@ def mentioned(run: Run, entry: Entry, span: Span, at: At, edits: Edits) -> terms
         return None
     if entry.parameters:
         return calls.declared(run, entry, (), span, at, edits)
-    term = once(run, entry, at, edits)
+    term = once(run, entry, span, at, edits)
     return replace(term, span=span) if isinstance(term, terms.Number) else term
 
 
@@ -186,8 +186,9 @@ def argument(run: Run, entry: Entry, edits: Edits) -> terms.Term | None:
     return replace(term, place=entry.name) if isinstance(term, terms.Recipe) else term
 
 
-def once(run: Run, entry: Entry, at: At, edits: Edits) -> terms.Term | None:
-    """An entry's own term, worked out once for equal questions; reaching itself is an error."""
+def once(run: Run, entry: Entry, span: Span, at: At, edits: Edits) -> terms.Term | None:
+    """An entry's own term, worked out once for equal questions; reaching itself is an error. What stands there by
+    default speaks of the place that mentions it."""
     if id(entry) in run.active:
         names = list(run.active.values())
         start = list(run.active).index(id(entry))
@@ -196,7 +197,7 @@ def once(run: Run, entry: Entry, at: At, edits: Edits) -> terms.Term | None:
     run.active[id(entry)] = (entry.name, entry.span)
     run.keep(entry, *edits)
     key = ("entry", id(entry), *(id(edit) for edit in edits))
-    inner = at.blaming(None)
+    inner = at.blaming(span if entry.implicit else None)
     try:
         return run.remember(key, inner, lambda: definition(run, entry, entry.env, inner, edits))
     finally:
@@ -206,16 +207,16 @@ def once(run: Run, entry: Entry, at: At, edits: Edits) -> terms.Term | None:
 def definition(run: Run, entry: Entry, env: Env, at: At, edits: Edits) -> terms.Term | None:
     """What the declaration says: its value, or its body as settings of the construct its kind is named after."""
     changes = (*entry.edits, *edits)
-    with run.step(entry.span):
+    with run.step(at.blame or entry.span):
         if entry.value is not None:
             with run.body(mentions=False):
                 term = evaluate(run, entry.value, env, at, changes)
         else:
             term = from_body(run, entry, env, at, changes)
         if entry.operator != "=" and entry.old is not None:
-            before = once(run, entry.old, at, edits)
+            before = once(run, entry.old, entry.span, at, edits)
             term = algebra.changed(run, before, entry.operator, term, entry.span)
-    return declared_as(run, entry, term)
+    return declared_as(run, entry, term, at.blame or entry.span)
 
 
 def from_body(run: Run, entry: Entry, env: Env, at: At, changes: Edits) -> terms.Term | None:
@@ -236,7 +237,7 @@ def from_body(run: Run, entry: Entry, env: Env, at: At, changes: Edits) -> terms
     )
 
 
-def declared_as(run: Run, entry: Entry, term: terms.Term | None) -> terms.Term | None:
+def declared_as(run: Run, entry: Entry, term: terms.Term | None, span: Span) -> terms.Term | None:
     """The term under its declared name, if it is of the declared kind."""
     if term is None or (entry.kind == "set" and not isinstance(term, terms.Recipe)):
         return term
@@ -270,7 +271,7 @@ def declared_as(run: Run, entry: Entry, term: terms.Term | None) -> terms.Term |
         return None
     tied = f"{entry.frame.path}{entry.name}" if entry.kind == "tied" else term.tied
     doc = entry.doc or term.doc
-    return replace(term, name=entry.name, place=entry.name, tied=tied, doc=doc, span=entry.span)
+    return replace(term, name=entry.name, place=entry.name, tied=tied, doc=doc, span=span)
 
 
 def mend(entry: Entry, term: terms.Term) -> dict[str, str]:

@@ -14,6 +14,7 @@ from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env, Frame, Layer, implicit
 from moedsl.source import Span
 
+FUEL = 10  # what one more recipe costs beside its expressions
 SEQUENCED = "block"  # the construct whose body is statements in order
 
 
@@ -40,6 +41,7 @@ def instantiate(
     doc: str = "",
 ) -> terms.Recipe | None:
     """The recipe that layers of settings make of a construct."""
+    run.fuel.left -= FUEL
     if cls.name == SEQUENCED:
         return blocks.block(run, cls, layers, at, name=name, span=span, doc=doc)
     before = len(run.sink.found)
@@ -119,8 +121,12 @@ def _setting(filling: _Filling, name: str) -> terms.Term | None:
     entry = frame.setting(name)
     if entry is None:
         problems.missing_setting(filling.run.sink, name, setting, filling.cls.name, filling.span)
+        frame.given[name] = Entry(name, "missing", frame, None, implicit=True)
         return None
-    return _entry_term(filling, name, entry)
+    term = _entry_term(filling, name, entry)
+    if term is None:
+        entry.kind = "missing"  # said once: what reads it stays silent
+    return term
 
 
 def _entry_term(filling: _Filling, name: str, entry: Entry) -> terms.Term | None:

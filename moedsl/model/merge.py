@@ -130,7 +130,7 @@ def _edit(run: Run, frame: Frame, layer: Layer, target: ast.Path, body: ast.Body
     if old.is_tensor or (old.value is None and old.body is None):
         problems.no_settings(run.sink, name, target.span, old)
         return
-    holder[name] = edited = old.edited(Layer(body.statements, layer.env, True))
+    holder[name] = edited = old.edited(Layer(body.statements, layer.env, True), frame)
     edited.used = old.used
 
 

@@ -123,7 +123,7 @@ def circular(sink: Sink, names: list[tuple[str, Span]]) -> None:
     way = " -> ".join(f"`{name}`" for name, _ in [*names, names[0]])
     others = tuple(Label(span, f"then through `{name}`") for name, span in names[1:4])
     sink.error(
-        "E0208",
+        "E0227",
         f"`{names[0][0]}` is made of itself: {way}",
         names[0][1],
         "starts here",
@@ -341,7 +341,7 @@ def wants_a_tensor(sink: Sink, name: str, operator: str, term: terms.Term, span:
 
 
 def not_yet(sink: Sink, what: str, span: Span) -> None:
-    sink.error("E0240", f"{what} is part of the language, but not yet of this compiler", span)
+    sink.error("E0208", f"{what} is part of the language, but not yet of this compiler", span)
 
 
 def unused(sink: Sink, kind: str, name: str, span: Span) -> None:

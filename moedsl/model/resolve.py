@@ -98,7 +98,7 @@ def _set_layers(run: Run, settings: tuple[str, ...], entry: Entry) -> tuple[Laye
             layers.append(Layer(tree.statements, entry.env, True))
         elif run.errors() == before:
             run.sink.error(
-                "E0225",
+                "E0218",
                 "this is not an edit",
                 tree.span,
                 help="write `path=expression`, as in `depth=2` or `sparse.experts=4 * swiglu(96)`",

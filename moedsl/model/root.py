@@ -155,17 +155,11 @@ def _passed(
 def _stand_by_default(run: Run, frame: Frame) -> None:
     """`embed` and `head`, and the settings that a model may leave unsaid."""
     cls = run.registry.get("model", Construct)
-    numbers = Frame(frame.owner, "", scope="defaults")
+    apart = Frame(frame.owner, "", scope="defaults")  # they do not read what the spec declares
     for name, text in cls.implicit.items():
+        value = defaults.parsed(text)
         frame.names[name] = Entry(
-            name,
-            name,
-            frame,
-            Env(numbers),
-            Span(0, 0),
-            defaults.parsed(text),
-            implicit=True,
-            used=True,
+            name, name, apart, None, Span(0, 0), value, implicit=True, used=True
         )
 
 

@@ -105,12 +105,12 @@ class Entry:
     def is_tensor(self) -> bool:
         return self.kind in TENSORS
 
-    def edited(self, layer: Layer) -> Entry:
-        """The same, changed in place."""
+    def edited(self, layer: Layer, frame: Frame) -> Entry:
+        """The same, changed in place: the change reads the names of the frame that now holds it."""
         entry = replace(self, old=self, layer=None, _env=None, used=False)
         entry.edits = (
             *self.edits,
-            Layer(layer.statements, Env(self.frame, layer.env, entry), True),
+            Layer(layer.statements, Env(frame, layer.env, entry), True),
         )
         return entry
 
