@@ -26,6 +26,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)[ ]?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
 class Block(NamedTuple):
     page: str
     language: str
@@ -83,7 +86,7 @@ def test_python(block, desk):
     pytest.importorskip("torch")
     for name, spec in specs_of(block.page).items():
         (desk / name).write_text(spec)
-    done = subprocess.run([sys.executable, "-c", block.text], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", block.text], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -114,8 +117,7 @@ def run(line: str, expected: str | None) -> None:
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
         return
     assert words[0] == "moedsl", f"what is {words[0]}?"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    done = subprocess.run([sys.executable, "-m", *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True)
     if expected is None:
         assert done.returncode == 0, done.stdout + done.stderr
         return
