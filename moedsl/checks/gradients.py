@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from moedsl.checks.backward import Backward
 from moedsl.checks.traits import constant
+from moedsl.checks.whole import is_whole
 from moedsl.diagnostics.model import Label, Sink
 from moedsl.ir.graph import NOWHERE, Graph, Node, Unit
 from moedsl.ir.info import ranges
@@ -15,13 +16,15 @@ from moedsl.model import terms
 
 
 def check_gradients(graph: Graph, sink: Sink) -> None:
+    if not is_whole(graph, sink):
+        return
     unread = Backward("values").missed(graph, taps=True)
     by_all = Backward("gradients").missed(graph)
     by_outputs = Backward("gradients", losses=()).missed(graph)
     nearly = Backward("nearly").missed(graph)
     homes = {node: unit for unit in graph.units for node in unit.nodes}
     for node, paths in by_outputs.items():
-        if node.poisoned or node in unread or not trainable(node):
+        if node in unread or not trainable(node):
             continue
         if node not in nearly and (cause := _constant_after(node, homes[node])):
             _warn_constant(node, cause, paths, node in by_all, sink)
@@ -31,11 +34,13 @@ def check_gradients(graph: Graph, sink: Sink) -> None:
 
 def check_unread(graph: Graph, sink: Sink) -> None:
     """Places and `let`s that nothing reads. The last of a chain is named, not all of it."""
+    if not is_whole(graph, sink):
+        return
     unread = Backward("values").missed(graph, taps=True)
     read = {value for node in unread for value in node.inputs}
     for unit in graph.units:
         for node in unit.nodes:
-            if node not in unread or node.poisoned or any(v in read for v in node.outputs):
+            if node not in unread or any(v in read for v in node.outputs):
                 continue
             name = _named(unread[node]) if node.place else _let(unit, node)
             if name:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from moedsl.checks.backward import Backward
 from moedsl.checks.gradients import trainable
 from moedsl.checks.traits import coefficient, is_loss
+from moedsl.checks.whole import is_whole
 from moedsl.diagnostics.model import Sink
 from moedsl.ir.graph import Graph, Node
 
 
 def check_losses(graph: Graph, sink: Sink) -> None:
+    if not is_whole(graph, sink):
+        return
     for unit in graph.units:
-        for node in unit.nodes:
-            if node.poisoned or not is_loss(node):
-                continue
+        for node in filter(is_loss, unit.nodes):
             if coefficient(node) == 0:
                 _report_idle(node, sink)
             elif not _moves_something(graph, node):

@@ -32,7 +32,7 @@ def check_picks(graph: Graph, sink: Sink) -> None:
         for node in unit.nodes
         if not node.poisoned and (axes := chosen(node)) is not None
         for picks, choices in [axes]
-        if (picks.size or 0) > (choices.size or 0)
+        if picks.size and choices.size and picks.size > choices.size
     ]
     if not faults:
         return

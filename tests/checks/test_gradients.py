@@ -8,6 +8,7 @@ from moedsl.checks.gradients import check_gradients, check_unread
 from moedsl.diagnostics.model import Diagnostic, Sink
 from moedsl.ir.graph import Dim, Graph, Node
 from moedsl.ir.ops import Linear
+from moedsl.source import Span
 from tests.checks import hand
 from tests.checks.hand import Sizes
 
@@ -101,7 +102,12 @@ def test_frozen_weights_need_no_gradient() -> None:
     assert found(graph) == []
 
 
-def test_poisoned_nodes_are_silent() -> None:
+def test_a_graph_with_holes_is_not_judged() -> None:
     graph = hand.decoder(replace(S, picks=1))
-    node(graph, "pick", "score").poisoned = True
+    assert found(graph)
+    node(graph, "own", "q").poisoned = True
     assert found(graph) == []
+    sink = Sink()
+    sink.error("E0301", "shapes differ", Span(0, 1))
+    check_gradients(hand.decoder(replace(S, picks=1)), sink)
+    assert [d.code for d in sink.found] == ["E0301"]
