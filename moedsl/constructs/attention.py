@@ -60,7 +60,7 @@ class Attention(Construct):
                 "must divide `heads`",
             )
         if self.window != "none" and self.mask == "none":
-            sink.error("E0207", "`window` needs `mask = causal`", at.origin("window"))
+            sink.error("E0310", "`window` needs `mask = causal`", at.origin("window"))
 
     def lower(self, build: Builder, x: Value, memory: Value | None = None) -> Value:
         return attending.lower_attention(build, self, x, memory)

@@ -70,7 +70,7 @@ class Tied(Construct):
                 op = ops.TiedLinear(of=self.place, out=out, inner=inner)
                 return build.op(op, build.merged(x))
         build.sink.error(
-            "E0210",
+            "E0313",
             f"no linear map or embedding stands at `{self.place}` in this body",
             self.recipe.origin("place"),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moedsl.constructs.declare import Construct, Number, Words
 from moedsl.ir import attending
@@ -28,10 +28,6 @@ class Rope(Construct):
         "100%", low=0, high=1, exclusive_low=True, doc="share of a head's channels that turns; the first ones do"
     )
     scaling = Words("none", choices=("none",), doc="change of the angles for longer contexts")
-
-    def check(self, at: Any, sink: Any) -> None:
-        if not 0 < self.part <= 1:
-            sink.error("E0206", "`part` must be above 0% and at most 100%", at.origin("part"))
 
     def lower(self, build: Builder, x: Value) -> Value:
         return attending.lower_rope(build, self, x)

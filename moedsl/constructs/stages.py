@@ -68,13 +68,14 @@ class Scale(Construct):
         return build.placed(ops.LearnedScale(over=over), self.recipe, x)
 
     def _per_expert(self, build: Builder, x: Value) -> Value:
-        expert, choices = build.scope.get("expert"), build.width
-        if expert is None or choices is None:
+        expert, logits = build.scope.get("expert"), build.scope.get("logits")
+        if expert is None or logits is None:
             build.sink.error(
                 "E0408", "`per = expert` stands only in a router's `weigh`", self.recipe.origin("per")
             )
             return build.poison(x)
-        return build.placed(ops.LearnedScale(over=choices, chosen=True), self.recipe, x, expert)
+        op = ops.LearnedScale(over=build.last(logits), per_choice=True)
+        return build.placed(op, self.recipe, x, expert)
 
 
 class Dropout(Construct):

@@ -75,7 +75,7 @@ def _scores(build: Builder, attention: Attention) -> tuple[float | None, float |
     names = [construct.name for construct in found]
     if len(found) != len(stages) or names not in (["dot"], ["dot", "soft_cap"]):
         build.sink.error(
-            "E0208",
+            "E0311",
             "these scores are not supported yet",
             term.span,
             "`dot(...)`, or `dot(...) -> soft_cap(...)`",

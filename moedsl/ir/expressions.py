@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from moedsl.ir import ops
 from moedsl.ir.graph import Value
-from moedsl.ir.walk import fits_width
+from moedsl.ir.walk import fits_width, sets_width
 from moedsl.model import terms
 from moedsl.model.terms import Term, type_of
 
@@ -116,7 +116,9 @@ def _recipe(
                 return build.units.stack([recipe], x, plain=True)
             return build.units.call(recipe, x, more, named)
         if construct.unit:
-            with build.at(recipe.place or recipe.name), build.body(x=x):
+            frame = build.frame
+            *_, own = frame.places.claim(frame.prefix, recipe.place or recipe.name)
+            with build.at(own), build.body(x=x):
                 return construct.lower(build, x, *more, **named)
         return construct.lower(build, x, *more, **named)
     finally:
@@ -130,7 +132,7 @@ def _flow(
     from moedsl.ir.build import Hint
 
     flat = list(_flattened(stages))
-    taker = max((i for i, stage in enumerate(flat) if fits_width(stage)), default=-1)
+    taker = _taker(flat)
     index = 0
     while index < len(flat):
         layers = index
@@ -145,6 +147,16 @@ def _flow(
             x = apply(build, flat[index], x, more if index == 0 else (), named if index == 0 else {})
         index += 1
     return x
+
+
+def _taker(stages: list[Term]) -> int:
+    """The last stage without a width of its own, if nothing after it sets one."""
+    for index in reversed(range(len(stages))):
+        if fits_width(stages[index]):
+            return index
+        if sets_width(stages[index]):
+            break
+    return -1
 
 
 def _flattened(stages: tuple[Term, ...]) -> Any:
@@ -214,5 +226,5 @@ def _alike(build: Builder, first: Value, second: Value) -> tuple[Value, Value]:
 
 def _phase(build: Builder, term: terms.Phase, x: Value | None = None) -> Value:
     if not term.train == term.eval == term.decode:
-        build.sink.error("E0209", "`phase` is not supported here", term.span)
+        build.sink.error("E0312", "`phase` is not supported here", term.span)
     return _side(build, term.train, x)

@@ -17,6 +17,10 @@ def lower(model: terms.Model, sink: Sink) -> Graph:
     build = Builder(model, sink)
     root = Unit(model.name, "model", doc=model.doc, span=model.span)
     inputs = [(one.name, _input(one)) for one in model.inputs]
+    for further in model.inputs[1:]:
+        sink.error(
+            "E0314", "a model takes one input so far", further.span, "masks and positions are the first one's"
+        )
     with build.units.opened(root, inputs):
         for let in model.lets:
             build.run((let,))

@@ -121,11 +121,15 @@ def _field(build: Builder, routing: Value, field: str, kept: Dim, dtype: str) ->
 
 
 def _kind(build: Builder, moe: Moe, kind: Kind, x: Value, decision: Decision) -> Value:
-    if kind.count != decision.choices:
-        decision = _of_kind(build, kind, decision)
+    several = kind.count != decision.choices
+    if several:
+        decision = _weights_of(build, kind, decision)
     if kind.construct == "identity" and moe.weight == "output":
         total = build.op(ops.WeightSum(), decision.weight)
         return build.op(ops.Combination(operator="*"), x, _like(build, total, x))
+    if several:
+        own = build.op(ops.KindRows(first=kind.first, count=kind.count), decision.expert)
+        decision = replace(decision, expert=own)
     rows = build.op(ops.Dispatch(experts=kind.count), decision.expert, name="rows")
     routed = build.op(ops.GatherRows(routed=decision.routed, kept=decision.kept), x, rows)
     weight = decision.weight
@@ -137,13 +141,11 @@ def _kind(build: Builder, moe: Moe, kind: Kind, x: Value, decision: Decision) ->
     return build.op(ops.Combine(kept=decision.kept), build.named(y, "y"), weight, rows)
 
 
-def _of_kind(build: Builder, kind: Kind, decision: Decision) -> Decision:
-    """The same decision for the experts of one kind: choices of others go nowhere, with no weight."""
+def _weights_of(build: Builder, kind: Kind, decision: Decision) -> Decision:
+    """The same decision with no weight for the choices of other kinds."""
     expert = build.named(decision.expert, "expert")
-    mine = {"first": kind.first, "count": kind.count}
-    weight = build.op(ops.KindWeights(**mine), decision.weight, expert)
-    own = build.op(ops.KindRows(**mine), expert)
-    return replace(decision, expert=own, weight=weight)
+    op = ops.KindWeights(first=kind.first, count=kind.count)
+    return replace(decision, weight=build.op(op, decision.weight, expert))
 
 
 def _like(build: Builder, value: Value, other: Value) -> Value:

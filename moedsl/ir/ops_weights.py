@@ -152,15 +152,15 @@ class TiedLinear(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedScale(Op):
-    """Times a learned factor: one for all (`over` None), one for each channel, or (`chosen`) for each chosen expert,
+    """Times a learned factor: one for all (`over` None), one for each channel, or (`per_choice`) for each chosen expert,
     whose index is the second input."""
 
     over: Dim | None = None
-    chosen: bool = False
+    per_choice: bool = False
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return "{0} * {self}[{1}]" if self.chosen else "{0} * {self}"
+        return "{0} * {self}[{1}]" if self.per_choice else "{0} * {self}"
 
     atom: ClassVar[bool] = False
 

@@ -42,6 +42,7 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     gate = build.scope["gate"]
     expert = build.role("select", router.select, build.scope["choose"])
     build.bind("expert", build.named(expert, "expert"))
+    build.bind("logits", logits)
     weight = _weigh(build, router, x, expert)
     kept = build.last(expert)
     parts = _statistics(build, wanted, expert, logits, gate)

@@ -146,7 +146,7 @@ class Units:
             if len(gives) == len(gets) and all(map(same, gives, gets)):
                 return
         self.build.mismatch(
-            "E0303",
+            "E0309",
             f"`{unit.name}` gets {spell(x.type)} and gives {spell(out.type)}, so it cannot be a layer",
             (term.span, "a layer gives the shape that it got"),
             (out.span, "made here"),

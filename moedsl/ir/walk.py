@@ -49,6 +49,20 @@ def tensors_in(term: Term) -> set[str]:
     return {found.name for found in walk(term) if isinstance(found, terms.Tensor)}
 
 
+def sets_width(term: Term) -> bool:
+    """Does it give a width that it names itself, whatever it gets?"""
+    match term:
+        case terms.Recipe(construct="linear"):
+            return isinstance(term.setting("width"), terms.Number)
+        case terms.Recipe(construct="embedding" | "tied"):
+            return True
+        case terms.Flow(stages):
+            return any(sets_width(stage) for stage in stages)
+        case terms.Arithmetic(left=left, right=right):
+            return sets_width(left) or sets_width(right)
+    return False
+
+
 def fits_width(term: Term) -> bool:
     """Does the width of its result come from its place? (a `linear` without a width somewhere on the way out)"""
     match term:
