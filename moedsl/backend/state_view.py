@@ -228,6 +228,12 @@ class StateView:
         return any(a.dropout or not a.explicit for a in self.attends)
 
     @property
+    def torch(self) -> bool:
+        """Whether the file needs more of torch than its tensors and functions."""
+        made = self.rotaries or self.positions or any(m.causal for m in self.masks)
+        return bool(made) or any(a.explicit or a.bias for a in self.attends)
+
+    @property
     def summary(self) -> str:
         """What the file holds, for its docstring."""
         parts = ["positions"] if self.rotaries or self.positions else []
