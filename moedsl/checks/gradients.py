@@ -88,8 +88,10 @@ def _warn_constant(node: Node, cause: Node, paths: list[str], dead: bool, sink: 
     axis = constant(cause)
     who = "no gradient reaches" if dead else "only losses move"
     places = (
-        Label(axis.origin if axis else NOWHERE, "one is picked here, so its share is all there is"),
-        Label(node.span, "this stays as it was initialised" if dead else "this"),
+        Label(axis.origin if axis else NOWHERE, "there is only one, so its share is all there is"),
+        Label(
+            node.span, "this stays as it was drawn" if dead else "the outputs do not depend on this"
+        ),
     )
     sink.warn(
         "W1001",
@@ -97,8 +99,8 @@ def _warn_constant(node: Node, cause: Node, paths: list[str], dead: bool, sink: 
         cause.span,
         "one number divided by itself",
         secondary=tuple(label for label in places if label.span not in (NOWHERE, cause.span)),
-        help="let the weight come from all scores (`gate = score -> softmax`, and no `weigh`), "
-        "or pick two or more",
+        help="normalise over two or more: over all scores (`gate = score -> softmax`, and no `weigh`), "
+        "or over more picks",
     )
 
 
