@@ -34,7 +34,8 @@ def arithmetic(run: Run, operator: str, left: Some, right: Some, span: Span) -> 
         problems.cannot_combine(run.sink, operator, left, right, span)
         return None
     if "number" in kinds and operator in "*/":
-        return _scaled(run, operator, left, right, span)
+        _scaled(run, operator, left, right, span)
+        return None
     if operator == "/" and "recipe" in kinds:
         problems.cannot_combine(run.sink, operator, left, right, span)
         return None

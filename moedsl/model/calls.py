@@ -67,7 +67,7 @@ def _recipe_call(run: Run, expr: ast.Call, env: Env, at: At, edits: Edits) -> te
     entry, cls = target(run, expr.callee, env)
     takes = len(entry.parameters) if entry is not None else 0
     config, inputs = _split(run, expr, env, takes)
-    named = ()
+    named: tuple[ast.Argument, ...] = ()
     if inputs:
         named = tuple(a for a in config if a.name and not _is_setting(a.name, entry, cls))
         config = tuple(a for a in config if a not in named)
@@ -95,7 +95,9 @@ def _split(
     run: Run, expr: ast.Call, env: Env, takes: int
 ) -> tuple[tuple[ast.Argument, ...], tuple[ast.Argument, ...]]:
     """What configures and what it is applied to. A declared parameter takes a tensor too."""
-    config, inputs, position = [], [], 0
+    config: list[ast.Argument] = []
+    inputs: list[ast.Argument] = []
+    position = 0
     for argument in expr.arguments:
         if argument.name is not None:
             config.append(argument)

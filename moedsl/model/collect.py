@@ -8,7 +8,7 @@ from moedsl.diagnostics.model import Diagnostic, Sink
 from moedsl.model.limits import MAX_ERRORS, Stopped
 
 # What is missing may stand in a statement that could not be read.
-_ABSENCE = frozenset({"E0201", "E0203", "E0217", "E0222", "E0224", "E0226", "W1010"})
+_ABSENCE = frozenset({"E0201", "E0203", "E0217", "E0223", "E0224", "E0226", "W1010"})
 
 
 @dataclass

@@ -34,7 +34,8 @@ def evaluate(run: Run, expr: ast.Expr, env: Env, at: At, edits: Edits = ()) -> t
             case ast.Binary("*"):
                 return flows.product(run, expr, env, at, edits)
         if edits:
-            return uneditable(run, expr, at)
+            uneditable(run, expr, at)
+            return None
         match expr:
             case ast.Number(value):
                 return number(run, value, span)

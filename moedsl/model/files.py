@@ -62,7 +62,7 @@ class Files:
         if found is None and other is not None:
             more = problems._meant(name.text, name.span, other.names)
             message = f"`{statement.path.value}` declares no `{name.text}`"
-            self.run.sink.error("E0222", message, name.span, **more)
+            self.run.sink.error("E0223", message, name.span, **more)
         if found is not None:
             frame.names[name.text] = found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from moedsl.diagnostics.model import Edit, Label
 from moedsl.model import algebra, calls, evaluate, limits, problems, terms
 from moedsl.model.run import Run
-from moedsl.model.scope import At, Env, Layer, Numbering
+from moedsl.model.scope import At, Env, Layer, Numbering, Plan
 from moedsl.source import Span
 from moedsl.syntax import ast
 
@@ -141,9 +141,11 @@ def product(
     if left == "number" and right == "recipe":
         return flow(run, expr, env, at, edits)
     if edits:
-        return evaluate.uneditable(run, expr, at)
+        evaluate.uneditable(run, expr, at)
+        return None
     if left == "recipe" and right == "number" and not at.blame:
-        return _swapped(run, expr)
+        _swapped(run, expr)
+        return None
     one, other = (
         evaluate.evaluate(run, expr.left, env, at),
         evaluate.evaluate(run, expr.right, env, at),
@@ -162,14 +164,6 @@ def _swapped(run: Run, expr: ast.Binary) -> None:
 
 
 # --- plans by layer ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """One expression a layer; equal layers hold the same object."""
-
-    slots: tuple[ast.Expr, ...]
-    env: Env
 
 
 def by_layer(run: Run, expr: ast.Call, env: Env, at: At) -> tuple[ast.Expr, Env] | None:

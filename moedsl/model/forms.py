@@ -4,7 +4,6 @@ size."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 
 from moedsl.constructs.declare import Bank, Construct
 from moedsl.model import banks, blocks, evaluate, instance, merge, problems, terms, values
@@ -90,24 +89,14 @@ def _lets(filling: _Filling) -> tuple[terms.Let, ...] | None:
 def _settings(filling: _Filling) -> tuple[tuple[str, terms.Term], ...] | None:
     cls = filling.cls
     found: dict[str, terms.Term | None] = {}
-    for name in _order(cls):
+    banks_first = sorted(cls.settings, key=lambda name: not isinstance(cls.settings[name], Bank))
+    for name in banks_first:  # others may ask how many choices there are
         found[name] = term = _setting(filling, name)
-        if name == _first_bank(cls):
+        if name == banks_first[0] and isinstance(cls.settings[name], Bank):
             filling.at = replace(filling.at, choices=banks.size(term) or filling.at.choices)
     if None in found.values():
         return None
     return tuple((name, found[name]) for name in cls.settings)  # type: ignore[misc]
-
-
-@cache
-def _order(cls: type[Construct]) -> tuple[str, ...]:
-    """Banks first: others may ask how many choices there are."""
-    return tuple(sorted(cls.settings, key=lambda name: not isinstance(cls.settings[name], Bank)))
-
-
-@cache
-def _first_bank(cls: type[Construct]) -> str | None:
-    return next((name for name in _order(cls) if isinstance(cls.settings[name], Bank)), None)
 
 
 def _setting(filling: _Filling, name: str) -> terms.Term | None:

@@ -12,7 +12,7 @@ from moedsl.constructs.declare import Construct, Expression, Setting
 from moedsl.constructs.registry import constructs
 from moedsl.diagnostics.model import Sink
 from moedsl.model import limits, problems, terms
-from moedsl.model.scope import At, Entry, Env, Frame, Layer, Numbering
+from moedsl.model.scope import At, Entry, Env, Frame, Layer, Numbering, Plan
 from moedsl.source import Span
 from moedsl.syntax import ast
 
@@ -164,15 +164,14 @@ def _token(dep: Hashable, at: At, before: Hashable) -> Hashable:
     match dep:
         case ("index", Numbering() as flow):
             return at.index_in(flow)
-        case ("plan", Numbering() as flow, slots):
+        case ("plan", Numbering() as flow, Plan() as plan):
             index = at.index_in(flow)
-            return before if index is None else id(slots.slots[index % len(slots.slots)])
+            return before if index is None else id(plan.slots[index % len(plan.slots)])
         case ("choices",):
             return at.choices
     return before
 
 
-@cache
 def kinds_of(cls: type[Construct]) -> set[str]:
     """Its kind, its name, and the wider kinds it is one of."""
     wider = {c.kind for c in cls.__mro__ if issubclass(c, Construct) and c is not Construct}
@@ -180,7 +179,7 @@ def kinds_of(cls: type[Construct]) -> set[str]:
 
 
 @cache
-def reserved_names(registry: tuple[type[Construct], ...]) -> frozenset[str]:
+def reserved_names(registry: tuple[Any, ...]) -> frozenset[str]:
     seen = {
         name
         for cls in registry

@@ -41,6 +41,14 @@ class Numbering:
 
 
 @dataclass(frozen=True, eq=False)
+class Plan:
+    """What `by_layer` holds: one expression a layer. Equal layers hold the same object."""
+
+    slots: tuple[ast.Expr, ...]
+    env: Env
+
+
+@dataclass(frozen=True, eq=False)
 class At:
     """What depends on where one is and not on where the text stands: the block's position, the bank's size.
 

@@ -183,8 +183,12 @@ def _number(run: Run, slot: Slot, setting: Number, term: terms.Term, span: Span)
     if isinstance(term, terms.Recipe) and run.kind(term) == "number":
         return term  # a number with state
     if isinstance(term, terms.Phase) and setting.phases:
-        parts = [_number(run, slot, setting, p, span) for p in (term.train, term.eval, term.decode)]
-        return None if None in parts else terms.Phase(*parts, span=term.span)  # type: ignore[arg-type]
+        train, eval_, decode = (
+            _number(run, slot, setting, each, span) for each in (term.train, term.eval, term.decode)
+        )
+        if train is None or eval_ is None or decode is None:
+            return None
+        return terms.Phase(train, eval_, decode, term.span)
     if not isinstance(term, terms.Number):
         wanted = "a whole number" if setting.whole else "a number"
         words = f" or {_words(slot)}" if slot.words else ""

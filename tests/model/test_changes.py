@@ -169,7 +169,7 @@ def test_a_missing_file_and_a_missing_name():
     assert found.codes == ["E0223"]
     assert "a.moe" in found.diagnostics[0].help
     found = answer('import aa from "a.moe"\nmodel b = aa with { width = 8 }\n', {"a.moe": BASE})
-    assert found.codes == ["E0222"]
+    assert found.codes == ["E0223"]
 
 
 def test_a_file_is_read_once():

@@ -91,12 +91,8 @@ def test_a_long_spec_takes_linear_time():
     assert seconds(800) < 10 * seconds(200) + 0.5
 
 
-WORDS = st.sampled_from(  # noqa: SIM905
-    "x index choices own sparse layer top2 before_mix last linear rope rms swiglu top_k softmax moe block norm router "
-    "attention let tied with by_layer phase none causal true -> += ->= = + * / - ( ) [ ] { } , . 0 1 2 0.5 12.5% 1e3 "
-    'a b "t" \n model input output tokens embed head import from checkpoint huggingface stage'.split(
-        " "
-    )
+WORDS = st.sampled_from(
+    ["x", "index", "choices", "own", "sparse", "layer", "top2", "before_mix", "last", "linear", "rope", "rms", "swiglu", "top_k", "softmax", "moe", "block", "norm", "router", "attention", "let", "tied", "with", "by_layer", "phase", "none", "causal", "true", "->", "+=", "->=", "=", "+", "*", "/", "-", "(", ")", "[", "]", "{", "}", ",", ".", "0", "1", "2", "0.5", "12.5%", "1e3", "a", "b", '"t"', "\n", "model", "input", "output", "tokens", "embed", "head", "import", "from", "checkpoint", "huggingface", "stage"]
 )
 
 
