@@ -89,9 +89,7 @@ def _warn_constant(node: Node, cause: Node, paths: list[str], dead: bool, sink: 
     who = "no gradient reaches" if dead else "only losses move"
     places = (
         Label(axis.origin if axis else NOWHERE, "there is only one, so its share is all there is"),
-        Label(
-            node.span, "this stays as it was drawn" if dead else "the outputs do not depend on this"
-        ),
+        Label(node.span, "this stays as it was drawn" if dead else "moved by losses alone"),
     )
     sink.warn(
         "W1001",
