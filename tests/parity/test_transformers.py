@@ -108,7 +108,7 @@ def test_every_gradient(family, pairs_fresh, tmp_path):
     our_output = ours(ids)
     our_loss = cross_entropy(our_output.logits, ids)
     if family.loss:
-        balance = theirs(ids, labels=ids).aux_loss
+        balance = theirs(ids, labels=ids, output_router_logits=True).aux_loss
         their_loss = their_loss + theirs.config.router_aux_loss_coef * balance
         our_loss = our_loss + sum(v for k, v in our_output.losses.items() if k.endswith(family.loss))
     torch.testing.assert_close(our_loss, their_loss, rtol=1e-5, atol=0)
@@ -183,6 +183,8 @@ def pairs_fresh(tmp_path):
 
     def pair(family: Family):
         theirs = family.reference()
+        # With it on, transformers 5.23 fails in a cached step under a mask.
+        theirs.config.output_router_logits = False
         theirs.save_pretrained(tmp_path / "source")
         module = package(family.spec, family.settings)
         ours = model_class(module)().eval()
