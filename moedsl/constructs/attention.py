@@ -28,9 +28,15 @@ class Attention(Construct):
     streams = ("memory",)
     source = "Vaswani et al., 2017; grouped queries: Ainslie et al., 2023"
     heads = Number(low=1, whole=True, doc="number of query heads")
-    kv_heads = Number("heads", low=1, whole=True, doc="number of key and value heads; must divide `heads`")
+    kv_heads = Number(
+        "heads", low=1, whole=True, doc="number of key and value heads; must divide `heads`"
+    )
     head_dim = Number("width / heads", low=1, whole=True, unit="channels", doc="size of one head")
-    mask = Words("causal", choices=("causal", "none"), doc="`causal`: a position sees itself and what came before")
+    mask = Words(
+        "causal",
+        choices=("causal", "none"),
+        doc="`causal`: a position sees itself and what came before",
+    )
     window = Number(
         "none",
         low=1,
@@ -44,15 +50,26 @@ class Attention(Construct):
     k = Expression("linear", sees=("x",), bare=True, doc="keys: " + _PROJECTION)
     v = Expression("linear", sees=("x",), bare=True, doc="values: " + _PROJECTION)
     scores = Expression(
-        "dot", sees=("x", "q", "k"), bare=True, doc="how well a query fits a key; `dot(scale = ...)` and what follows"
+        "dot",
+        sees=("x", "q", "k"),
+        bare=True,
+        doc="how well a query fits a key; `dot(scale = ...)` and what follows",
     )
     mixed = Expression(
-        "mixed", sees=("x", "q", "k", "v", "mixed"), doc="the weighted mean of the values, all heads side by side"
+        "mixed",
+        sees=("x", "q", "k", "v", "mixed"),
+        doc="the weighted mean of the values, all heads side by side",
     )
-    o = Expression("mixed -> linear", sees=("x", "mixed"), doc="from the mixed values back to the stream")
+    o = Expression(
+        "mixed -> linear", sees=("x", "mixed"), doc="from the mixed values back to the stream"
+    )
 
     def check(self, at: Any, sink: Any) -> None:
-        if isinstance(self.heads, int) and isinstance(self.kv_heads, int) and self.heads % self.kv_heads:
+        if (
+            isinstance(self.heads, int)
+            and isinstance(self.kv_heads, int)
+            and self.heads % self.kv_heads
+        ):
             sink.error(
                 "E0303",
                 f"{self.kv_heads} key and value heads do not divide {self.heads} heads",

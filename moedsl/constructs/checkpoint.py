@@ -12,7 +12,9 @@ class Huggingface(Construct):
 
     kind = "checkpoint"
     names = Words("file", choices=("file", "memory"), doc="whose names the entries give")
-    ignore = Listed("none", texts=True, doc="names in the files that no place takes; `*` stands for anything")
+    ignore = Listed(
+        "none", texts=True, doc="names in the files that no place takes; `*` stands for anything"
+    )
 
 
 class Step(Construct):

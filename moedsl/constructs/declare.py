@@ -32,7 +32,7 @@ class Setting:
     positional: bool = False
     type: ClassVar[str] = "any"
 
-    def __get__(self, instance: object, owner: type) -> Any:
+    def __get__(self, instance: object, owner: object) -> Any:
         """The declaration on a class; an instance holds the resolved value under the same name."""
         return self
 
@@ -173,7 +173,9 @@ class Construct:
     name: ClassVar[str] = ""
     unit: ClassVar[bool] = False  # has a body of its own: lowered to a Unit, printed as a class
     streams: ClassVar[tuple[str, ...]] = ()  # further tensors that it may be applied to, by name
-    implicit: ClassVar[dict[str, str]] = {}  # places that stand in its scope by default: name -> text
+    implicit: ClassVar[
+        dict[str, str]
+    ] = {}  # places that stand in its scope by default: name -> text
     settings: ClassVar[dict[str, Setting]] = {}
     source: ClassVar[str] = ""  # paper, section or reference file
     # --- traits, read by generic checks ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Expression, Flag, Number, RecipeOf
 from moedsl.ir import ops
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 _WIDTH = Number(low=1, whole=True, positional=True, unit="channels", doc="size of the hidden space")
 _BIAS = Flag("false", doc="add a learned vector after each linear map")
-_DROPOUT = Number("0", low=0, high=1, phases=True, doc="probability that a hidden channel is dropped, in training")
-_DOWN = Expression("hidden -> linear", sees=("x", "hidden"), doc="from the hidden space back to the stream")
+_DROPOUT = Number(
+    "0", low=0, high=1, phases=True, doc="probability that a hidden channel is dropped, in training"
+)
+_DOWN = Expression(
+    "hidden -> linear", sees=("x", "hidden"), doc="from the hidden space back to the stream"
+)
 
 
 class FeedForward(Construct):
@@ -24,6 +28,11 @@ class FeedForward(Construct):
     abstract: ClassVar[bool] = True
     kind = "ffn"
     unit = True
+    width: Any
+    bias: Any
+    hidden: Any
+    down: Any
+    dropout: Any
 
     def project(self, build: Builder, x: Value, role: str) -> Value:
         hidden = build.dim(self.width, self.recipe.origin("width"), letter="F")
@@ -46,7 +55,11 @@ class Gated(FeedForward):
     bias = _BIAS
     gate = Expression("linear", sees=("x",), bare=True, doc="what goes through the activation")
     up = Expression("linear", sees=("x",), bare=True, doc="what the gate multiplies")
-    hidden = Expression("hidden", sees=("x", "gate", "up", "hidden"), doc="activation(gate) * up, and what follows it")
+    hidden = Expression(
+        "hidden",
+        sees=("x", "gate", "up", "hidden"),
+        doc="activation(gate) * up, and what follows it",
+    )
     down = _DOWN
     dropout = _DROPOUT
 
@@ -71,7 +84,13 @@ class Swiglu(Gated):
 
     source = "Shazeer, 2020"
     alpha = Number("1", low=0, exclusive_low=True, doc="factor inside the sigmoid")
-    limit = Number("none", low=0, exclusive_low=True, words=("none",), doc="largest gate, and largest magnitude of up")
+    limit = Number(
+        "none",
+        low=0,
+        exclusive_low=True,
+        words=("none",),
+        doc="largest gate, and largest magnitude of up",
+    )
     up_shift = Number("0", doc="added to `up` before the product")
 
     def activate(self, build: Builder, gate: Value, up: Value) -> tuple[Value, Value]:
@@ -112,10 +131,14 @@ class Mlp(FeedForward):
     """Up, activation, down: two linear maps."""
 
     width = _WIDTH
-    activation = RecipeOf("gelu", kinds=("activation",), flows=True, doc="applied to the hidden space")
+    activation = RecipeOf(
+        "gelu", kinds=("activation",), flows=True, doc="applied to the hidden space"
+    )
     bias = _BIAS
     up = Expression("linear", sees=("x",), bare=True, doc="from the stream to the hidden space")
-    hidden = Expression("hidden", sees=("x", "up", "hidden"), doc="activation(up), and what follows it")
+    hidden = Expression(
+        "hidden", sees=("x", "up", "hidden"), doc="activation(up), and what follows it"
+    )
     down = _DOWN
     dropout = _DROPOUT
 

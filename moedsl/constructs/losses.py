@@ -6,7 +6,9 @@ from typing import ClassVar
 
 from moedsl.constructs.declare import Construct, Number, Words
 
-_LAYERS = Words("sum", choices=("sum", "mean"), doc="how the values of several places are put together")
+_LAYERS = Words(
+    "sum", choices=("sum", "mean"), doc="how the values of several places are put together"
+)
 
 
 class Loss(Construct):
@@ -30,9 +32,19 @@ class Balance(Loss):
     """
 
     source = "Shazeer et al., 2017; Fedus et al., 2021"
-    of = Words("gate", choices=("gate", "score"), doc="the probability: gate / sum(gate), or softmax(score)")
-    over = Words("site", choices=("site", "layer", "model", "sequence"), doc="what is pooled before the product")
-    count = Words("share", choices=("share", "first", "all"), doc="which choices count, and how much")
+    of = Words(
+        "gate",
+        choices=("gate", "score"),
+        doc="the probability: gate / sum(gate), or softmax(score)",
+    )
+    over = Words(
+        "site",
+        choices=("site", "layer", "model", "sequence"),
+        doc="what is pooled before the product",
+    )
+    count = Words(
+        "share", choices=("share", "first", "all"), doc="which choices count, and how much"
+    )
     layers = _LAYERS
 
     def reads(self) -> tuple[str, ...]:

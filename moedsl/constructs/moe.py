@@ -22,10 +22,21 @@ class Moe(Construct):
     kind = "moe"
     unit = True
     streams = ("route",)
-    router = RecipeOf(kinds=("router",), tensors=True, doc="a router, which decides here, or a decision made elsewhere")
+    router = RecipeOf(
+        kinds=("router",),
+        tensors=True,
+        doc="a router, which decides here, or a decision made elsewhere",
+    )
     experts = Bank(doc="what is chosen among: copies side by side, each with weights of its own")
-    shared = Bank("none", doc="what serves every token beside the chosen; may carry a gate: `swiglu(64) * (linear(1) -> sigmoid)`")
-    weight = Words("output", choices=("output", "input"), doc="weights multiply what experts give, or what they get")
+    shared = Bank(
+        "none",
+        doc="what serves every token beside the chosen; may carry a gate: `swiglu(64) * (linear(1) -> sigmoid)`",
+    )
+    weight = Words(
+        "output",
+        choices=("output", "input"),
+        doc="weights multiply what experts give, or what they get",
+    )
     loss = Listed("none", kinds=("loss",), doc="losses over the router's decisions")
 
     def lower(self, build: Builder, x: Value, route: Value | None = None) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Flag, Number, Words
 from moedsl.ir import ops
@@ -22,12 +22,17 @@ class Norm(Construct):
     abstract: ClassVar[bool] = True
     kind = "norm"
     form: ClassVar[str] = ""
+    eps: Any
+    weight: Any
+    per: Any
 
     def lower(self, build: Builder, x: Value) -> Value:
         x = build.opened(x) if self.per == "head" else build.merged(x)
         if self.per == "head" and not build.is_opened(x):
             build.sink.error(
-                "E0307", "`per = head` needs heads, and there are none here", self.recipe.origin("per")
+                "E0307",
+                "`per = head` needs heads, and there are none here",
+                self.recipe.origin("per"),
             )
         op = ops.Norm(
             over=build.last(x),

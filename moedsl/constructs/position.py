@@ -25,7 +25,11 @@ class Rope(Construct):
     theta = Number("1e4", low=0, exclusive_low=True, doc="base of the angles")
     pairs = Words("halves", choices=("halves", "adjacent"), doc="which channels turn together")
     part = Number(
-        "100%", low=0, high=1, exclusive_low=True, doc="share of a head's channels that turns; the first ones do"
+        "100%",
+        low=0,
+        high=1,
+        exclusive_low=True,
+        doc="share of a head's channels that turns; the first ones do",
     )
     scaling = Words("none", choices=("none",), doc="change of the angles for longer contexts")
 

@@ -22,10 +22,20 @@ class Router(Construct):
     kind = "router"
     unit = True
     score = Expression("linear", sees=("x",), bare=True, doc="logits, one per choice")
-    gate = Expression("score", sees=("x", "score"), doc="the score made positive: `score -> softmax` over all choices")
-    choose = Expression("gate", sees=("x", "score", "gate"), doc="what the selection ranks; larger is better")
-    select = RecipeOf(kinds=("select",), flows=True, doc="a flow of stages that keeps some of the choices")
-    weigh = Expression("gate", sees=("x", "score", "gate", "choose"), doc="weights, over what was kept")
+    gate = Expression(
+        "score",
+        sees=("x", "score"),
+        doc="the score made positive: `score -> softmax` over all choices",
+    )
+    choose = Expression(
+        "gate", sees=("x", "score", "gate"), doc="what the selection ranks; larger is better"
+    )
+    select = RecipeOf(
+        kinds=("select",), flows=True, doc="a flow of stages that keeps some of the choices"
+    )
+    weigh = Expression(
+        "gate", sees=("x", "score", "gate", "choose"), doc="weights, over what was kept"
+    )
 
     def lower(self, build: Builder, x: Value, wanted: routing.Wanted | None = None) -> Value:
         return routing.lower_router(build, self, x, wanted)

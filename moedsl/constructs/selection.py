@@ -22,7 +22,9 @@ class Selection(Construct):
 class TopK(Selection):
     """The k largest. Ties go to the lower index, on every device."""
 
-    k = Number(low=1, whole=True, positional=True, unit="choices", doc="how many choices a token keeps")
+    k = Number(
+        low=1, whole=True, positional=True, unit="choices", doc="how many choices a token keeps"
+    )
 
     def lower(self, build: Builder, x: Value) -> Value:
         choices = build.last(x)

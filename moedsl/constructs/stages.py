@@ -42,7 +42,12 @@ class Clip(Construct):
 class SoftCap(Construct):
     """limit * tanh(x / limit): large values flatten out smoothly."""
 
-    limit = Number(low=0, exclusive_low=True, positional=True, doc="magnitude that is approached, never reached")
+    limit = Number(
+        low=0,
+        exclusive_low=True,
+        positional=True,
+        doc="magnitude that is approached, never reached",
+    )
 
     def lower(self, build: Builder, x: Value) -> Value:
         return build.op(ops.SoftCap(limit=float(self.limit)), x)
@@ -52,7 +57,11 @@ class Scale(Construct):
     """Multiply by a number, or by a learned one."""
 
     linear_in_input = True
-    factor = Number(positional=True, words=("learned",), doc="the number; `learned` is a weight that starts at one")
+    factor = Number(
+        positional=True,
+        words=("learned",),
+        doc="the number; `learned` is a weight that starts at one",
+    )
     per = Words(
         "none",
         choices=("none", "channel", "expert"),
@@ -71,7 +80,9 @@ class Scale(Construct):
         expert, logits = build.scope.get("expert"), build.scope.get("logits")
         if expert is None or logits is None:
             build.sink.error(
-                "E0408", "`per = expert` stands only in a router's `weigh`", self.recipe.origin("per")
+                "E0408",
+                "`per = expert` stands only in a router's `weigh`",
+                self.recipe.origin("per"),
             )
             return build.poison(x)
         op = ops.LearnedScale(over=build.last(logits), per_choice=True)

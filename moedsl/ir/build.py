@@ -8,39 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from moedsl.diagnostics.model import Label, Sink
 from moedsl.ir import expressions, ops, routing, walk
-from moedsl.ir.graph import NOWHERE, Dim, Node, RecordType, TensorType, Unit, Value
+from moedsl.ir.frame import Frame, Hint
+from moedsl.ir.graph import NOWHERE, Dim, Node, RecordType, TensorType, Value
 from moedsl.ir.ops_base import Op
-from moedsl.ir.places import Parts, Places
 from moedsl.ir.shapes import Mismatch, NotATensor
 from moedsl.ir.units import Units
 from moedsl.model import terms
 from moedsl.source import Span
-
-
-@dataclass(frozen=True)
-class Hint:
-    """What a place asks of the recipe that stands at it: the width of the result, and a bias."""
-
-    width: Dim | None = None
-    bias: bool = False
-
-
-@dataclass
-class Frame:
-    """One unit under construction. `rows`: in a bank, the order of routed rows."""
-
-    unit: Unit
-    scope: dict[str, Value] = field(default_factory=dict)
-    places: Places = field(default_factory=Places)
-    prefix: Parts = ()
-    role: str = ""
-    hint: Hint = field(default_factory=Hint)
-    rows: Value | None = None
-    ambients: dict[Op, Value] = field(default_factory=dict)
 
 
 class Builder:
@@ -110,12 +88,18 @@ class Builder:
     # --- nodes ---------------------------------------------------------------------------------
 
     def op(
-        self, op: Op, *values: Value, name: str = "", place: str = "", role: str = "", tied: str = ""
+        self,
+        op: Op,
+        *values: Value,
+        name: str = "",
+        place: str = "",
+        role: str = "",
+        tied: str = "",
     ) -> Value:
         """Add a node with one result."""
-        return self.ops(op, *values, names=(name,), place=place, role=role, tied=tied)[0]
+        return self.many(op, *values, names=(name,), place=place, role=role, tied=tied)[0]
 
-    def ops(
+    def many(
         self,
         op: Op,
         *values: Value,

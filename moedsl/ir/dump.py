@@ -83,7 +83,7 @@ def _settings(op: Op) -> list[str]:
     for one in fields(op):
         value = getattr(op, one.name)
         shown = not isinstance(value, Unit | Dim | Op) and one.name not in ("runs", "type")
-        if one.default is not MISSING and value == one.default or value is None or not shown:
+        if (one.default is not MISSING and value == one.default) or value is None or not shown:
             continue
         if isinstance(value, tuple):
             value = ", ".join(str(getattr(item, "letter", item)) for item in value)

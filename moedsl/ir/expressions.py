@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moedsl.ir import ops
+from moedsl.ir.frame import Hint
 from moedsl.ir.graph import Value
 from moedsl.ir.walk import fits_width, sets_width
 from moedsl.model import terms
@@ -64,8 +65,6 @@ def _look_up(build: Builder, name: str, term: terms.Tensor) -> Value:
 
 def _without_hint(build: Builder, term: Term) -> Value:
     """What is fed into a recipe has no width asked of it."""
-    from moedsl.ir.build import Hint
-
     with build.at("", Hint()):
         return evaluate(build, term)
 
@@ -126,11 +125,13 @@ def _recipe(
 
 
 def _flow(
-    build: Builder, stages: tuple[Term, ...], x: Value, more: tuple[Value, ...], named: dict[str, Any]
+    build: Builder,
+    stages: tuple[Term, ...],
+    x: Value,
+    more: tuple[Value, ...],
+    named: dict[str, Any],
 ) -> Value:
     """Stage after stage; the last that can takes the width that the place asks for; layers in a row are one stack."""
-    from moedsl.ir.build import Hint
-
     flat = list(_flattened(stages))
     taker = _taker(flat)
     index = 0
@@ -144,7 +145,9 @@ def _flow(
             continue
         hint = build.frame.hint if index == taker else Hint()
         with build.at("", hint):
-            x = apply(build, flat[index], x, more if index == 0 else (), named if index == 0 else {})
+            x = apply(
+                build, flat[index], x, more if index == 0 else (), named if index == 0 else {}
+            )
         index += 1
     return x
 
@@ -179,7 +182,9 @@ def _arithmetic(build: Builder, term: terms.Arithmetic, x: Value | None) -> Valu
     """Both sides get the same input; a number stands on either side of a tensor."""
     left, right = term.left, term.right
     if isinstance(right, terms.Number):
-        return build.op(ops.Combination(operator=term.operator, number=right.value), _side(build, left, x))
+        return build.op(
+            ops.Combination(operator=term.operator, number=right.value), _side(build, left, x)
+        )
     if isinstance(left, terms.Number):
         value = _side(build, right, x)
         return build.op(_number_first(term.operator, left.value), value)
@@ -208,8 +213,6 @@ def _side(build: Builder, term: Term, x: Value | None) -> Value:
 
 def _sized(build: Builder, term: Term, x: Value | None, other: Value) -> Value:
     """A side whose width comes from what it is combined with, where its place asks for none."""
-    from moedsl.ir.build import Hint
-
     hint = build.frame.hint if build.width is not None else Hint(build.last(other))
     with build.at("", hint):
         return _side(build, term, x)

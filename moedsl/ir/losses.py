@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs.losses import Balance, Loss, Z
 from moedsl.constructs.registry import construct_of
@@ -97,7 +97,7 @@ def _add(
     loss = construct_of(recipe)
     assert isinstance(loss, Loss)
     sizes = [_sizes(unit) for unit in units]
-    common = {
+    common: dict[str, Any] = {
         "loss": label,
         "function": label.replace(".", "_"),
         "coefficient": float(loss.coefficient),

@@ -19,7 +19,10 @@ def lower(model: terms.Model, sink: Sink) -> Graph:
     inputs = [(one.name, _input(one)) for one in model.inputs]
     for further in model.inputs[1:]:
         sink.error(
-            "E0314", "a model takes one input so far", further.span, "masks and positions are the first one's"
+            "E0314",
+            "a model takes one input so far",
+            further.span,
+            "masks and positions are the first one's",
         )
     with build.units.opened(root, inputs):
         for let in model.lets:

@@ -1,12 +1,13 @@
 """Every operation of the graph, by family. An op is a frozen value: attributes, no weights, no tensors.
 
-    ops_base        what an op is
-    ops_calls       a unit run at a place; layers in sequence
-    ops_weights     linear maps, norms, look-ups, learned factors
-    ops_pointwise   functions of elements and along the last axis
-    ops_shape       heads opened and closed, rows of the stream, fields of records
-    ops_attention   rotation, attention, and what is made once for all layers
-    ops_routing     selection, dispatch, combine, the fused route, losses
+ops_base        what an op is
+ops_calls       a unit run at a place; layers in sequence
+ops_weights     linear maps, norms, look-ups, learned factors
+ops_pointwise   functions of elements and along the last axis
+ops_shape       heads opened and closed, rows of the stream, fields of records
+ops_attention   rotation, attention, and what is made once for all layers
+ops_routing     selection, dispatch, combine, the fused route
+ops_losses      losses over routings
 """
 
 from moedsl.ir.ops_attention import (
@@ -24,6 +25,7 @@ from moedsl.ir.ops_attention import (
 )
 from moedsl.ir.ops_base import Op
 from moedsl.ir.ops_calls import Call, Stack
+from moedsl.ir.ops_losses import Balance, Listing, LossTerm, ZLoss
 from moedsl.ir.ops_pointwise import (
     Cast,
     Chunk,
@@ -38,22 +40,18 @@ from moedsl.ir.ops_pointwise import (
     Zeros,
 )
 from moedsl.ir.ops_routing import (
-    Balance,
     Combine,
     Dispatch,
     Gather,
     GatherRows,
     KindRows,
     KindWeights,
-    Listing,
-    LossTerm,
     Route,
     Routed,
     RowWeights,
     Statistic,
     TopK,
     WeightSum,
-    ZLoss,
 )
 from moedsl.ir.ops_shape import Field, MergeHeads, Rows, SplitHeads, Unrows
 from moedsl.ir.ops_weights import Embedding, LearnedScale, Linear, Norm, TiedLinear

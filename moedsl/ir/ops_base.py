@@ -59,4 +59,6 @@ def dims_of(type_: Type) -> TensorType:
 
 def number(value: float) -> str:
     """How a number is printed: whole ones without a point, others with all their digits."""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+    return (
+        str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+    )

@@ -41,7 +41,9 @@ class Combination(Op):
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         if len(inputs) == 1:
             return (inputs[0],)
-        return (broadcast(dims_of(inputs[0]), dims_of(inputs[1]), f"the sides of `{self.operator}`"),)
+        return (
+            broadcast(dims_of(inputs[0]), dims_of(inputs[1]), f"the sides of `{self.operator}`"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

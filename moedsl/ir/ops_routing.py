@@ -1,4 +1,4 @@
-"""Who serves which row: selection, dispatch, combine, the fused route, and losses over what was decided.
+"""Who serves which row: selection, dispatch, combine, the fused route.
 
 Ties: E experts to choose among, K kept of them, N rows, R = N * K routed rows, sorted by expert (`Dispatch`).
 Types: RecordType("Routing") has expert_NK (int), weight_NK (float32) and logits_NE, then what losses read;
@@ -138,7 +138,9 @@ class Route(Op):
     @property
     def normalizes(self) -> Dim | None:
         """The axis over which weights add up to a constant."""
-        over_kept = (self.score == "softmax" and not self.before) or (self.normalize and not self.eps)
+        over_kept = (self.score == "softmax" and not self.before) or (
+            self.normalize and not self.eps
+        )
         return self.kept if over_kept else None
 
     @property
@@ -237,9 +239,7 @@ class KindRows(Op):
     def code(self) -> str:  # type: ignore[override]
         last = self.first + self.count - 1
         shift = f" - {self.first}" if self.first else ""
-        return (
-            f"({{0}}{shift}).where(({{0}} >= {self.first}) & ({{0}} <= {last}), 0)"
-        )
+        return f"({{0}}{shift}).where(({{0}} >= {self.first}) & ({{0}} <= {last}), 0)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,89 +265,3 @@ class WeightSum(Op):
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         weight = dims_of(inputs[0])
         return (TensorType((*weight.dims[:-1], Dim("1", 1)), weight.dtype),)
-
-
-# --- losses ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing(Op):
-    """Routings of one loss as one list: of each input all, some (`picks`), or, where it is a single one, itself."""
-
-    picks: tuple[tuple[int, ...] | str, ...]  # per input: indices | "all" | "one"
-
-    @property
-    def code(self) -> str:  # type: ignore[override]
-        if len(self.picks) == 1 and isinstance(self.picks[0], tuple):
-            return _some(0, self.picks[0])
-        return f"[{', '.join(self._part(i, pick) for i, pick in enumerate(self.picks))}]"
-
-    def _part(self, index: int, pick: tuple[int, ...] | str) -> str:
-        if pick == "one":
-            return f"{{{index}}}"
-        return f"*{{{index}}}" if isinstance(pick, str) else f"*{_some(index, pick)}"
-
-    def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (inputs[0],)
-
-
-def _some(index: int, indices: tuple[int, ...]) -> str:
-    step = indices[1] - indices[0] if len(indices) > 1 else 1
-    stop = indices[-1] + 1
-    if step > 0 and indices == tuple(range(indices[0], stop, step)):
-        return f"{{{index}}}[{indices[0]}:{stop}{f':{step}' if step > 1 else ''}]"
-    return f"[{{{index}}}[i] for i in {indices}]"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossTerm(Op):
-    """A loss over `routing: list[Routing]`, the decisions of one mixture from bottom to top, coefficient applied.
-
-    `loss` is its name in the output; `function` the one in losses.py that computes it.
-    """
-
-    loss: str
-    function: str
-    coefficient: float
-    layers: str = "sum"
-
-    @property
-    def code(self) -> str:  # type: ignore[override]
-        return f"{self.function}({{0}})"
-
-    @property
-    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (f".losses:{self.function}",)
-
-    def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (TensorType((), "float32"),)
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        return ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Balance(LossTerm):
-    """See constructs/losses.py. `num_experts` None where places differ in it; `groups`: places of each layer."""
-
-    over: str = "site"
-    count: str = "share"
-    num_experts: int | None = None
-    top_k: int | None = None
-    groups: tuple[int, ...] = ()
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        return ("first" if self.count == "first" else "choices", "probability")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZLoss(LossTerm):
-    """The mean of squared log-sum-exps of the logits."""
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        return ("z",)
-
-

@@ -31,7 +31,9 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     wanted = wanted or Wanted()
     choices = build.width
     if choices is None:
-        build.sink.error("E0402", "this router does not know how many choices it has", router.recipe.span)
+        build.sink.error(
+            "E0402", "this router does not know how many choices it has", router.recipe.span
+        )
         choices = build.model_width
     logits = build.named(build.role("score", router.score, x, choices), "score")
     _is_choices(build, router, logits, choices)
@@ -46,7 +48,9 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     weight = _weigh(build, router, x, expert)
     kept = build.last(expert)
     parts = _statistics(build, wanted, expert, logits, gate)
-    return build.op(ops.Routed(kept=kept, choices=choices), expert, weight, logits, *parts, name="routing")
+    return build.op(
+        ops.Routed(kept=kept, choices=choices), expert, weight, logits, *parts, name="routing"
+    )
 
 
 def _wide(build: Builder, value: Value) -> Value:
@@ -93,11 +97,17 @@ def _statistics(
             continue
         if which == "probability":
             form, value = _probability(build, wanted, gate)
-            found.append(build.op(ops.Statistic(which=which, form=form, per_sequence=many), value, *ends))
+            found.append(
+                build.op(ops.Statistic(which=which, form=form, per_sequence=many), value, *ends)
+            )
         elif which == "z":
-            found.append(build.op(ops.Statistic(which=which, per_sequence=many), build.scope["score"], *ends))
+            found.append(
+                build.op(ops.Statistic(which=which, per_sequence=many), build.scope["score"], *ends)
+            )
         else:
-            found.append(build.op(ops.Statistic(which=which, per_sequence=many), expert, logits, *ends))
+            found.append(
+                build.op(ops.Statistic(which=which, per_sequence=many), expert, logits, *ends)
+            )
     return [*found, build.op(ops.Statistic(which="tokens", per_sequence=many), logits, *ends)]
 
 

@@ -57,6 +57,9 @@ def spell(type_: TensorType | RecordType) -> str:
     """`[B, T, D 64]`, for diagnostics and dumps."""
     if isinstance(type_, RecordType):
         return type_.name
-    sizes = [d.letter if d.size is None or d.letter == str(d.size) else f"{d.letter} {d.size}" for d in type_.dims]
+    sizes = [
+        d.letter if d.size is None or d.letter == str(d.size) else f"{d.letter} {d.size}"
+        for d in type_.dims
+    ]
     dtype = "" if type_.dtype == "float" else f" {type_.dtype}"
     return f"[{', '.join(sizes)}]{dtype}"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moedsl.ir import ops
+from moedsl.ir.frame import Frame, Hint
 from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
 from moedsl.ir.shapes import same, spell
 from moedsl.ir.walk import tensors_in
@@ -46,7 +47,7 @@ class Units:
         extras = [*zip(streams, more, strict=False), *(named or {}).items()]
         inputs = [("x", x), *extras, *self._around([recipe])]
         unit = self.unit(recipe, inputs, width, extra)
-        outputs = build.ops(
+        outputs = build.many(
             ops.Call(unit=unit),
             *(value for _, value in inputs),
             place=place or recipe.place or recipe.name,
@@ -73,7 +74,7 @@ class Units:
                 found.append((unit, count))
         bound = self._bound(runs[0][0])
         build.named(x, "x")
-        (out, *_) = build.ops(
+        (out, *_) = build.many(
             ops.Stack(runs=tuple(found)),
             x,
             *(value for _, value in [*bound, *around]),
@@ -94,7 +95,6 @@ class Units:
 
     def _lower(self, term: Term, inputs: Inputs, width: Dim | None, extra: Any) -> Unit:
         from moedsl.constructs.registry import construct_of
-        from moedsl.ir.build import Hint
 
         recipe = term if isinstance(term, terms.Recipe) else None
         construct = construct_of(recipe) if recipe else None
@@ -117,7 +117,7 @@ class Units:
             unit.outputs = [results]
         return unit
 
-    def opened(self, unit: Unit, values: Inputs, hint: Any = None) -> _Opened:
+    def opened(self, unit: Unit, values: Inputs, hint: Hint | None = None) -> _Opened:
         """A context in which nodes go to `unit`; at its end the unit is complete."""
         return _Opened(self, unit, values, hint)
 
@@ -156,12 +156,10 @@ class Units:
 class _Opened:
     """Pushes a frame; settles the unit at the end."""
 
-    def __init__(self, units: Units, unit: Unit, values: Inputs, hint: Any) -> None:
+    def __init__(self, units: Units, unit: Unit, values: Inputs, hint: Hint | None) -> None:
         self.units, self.unit, self.values, self.hint = units, unit, values, hint
 
     def __enter__(self) -> None:
-        from moedsl.ir.build import Frame, Hint
-
         self.unit.inputs = [value for _, value in self.values]
         frame = Frame(self.unit, dict(self.values), hint=self.hint or Hint())
         self.units.build.frames.append(frame)

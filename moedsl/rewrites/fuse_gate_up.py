@@ -1,7 +1,7 @@
 """Gate and up of a bank are one weight, gate rows first: one product over the routed rows instead of two.
 
-    gate = grouped_linear(x, self.gate, rows)         gate, up = grouped_linear(x, self.gate_up, rows).chunk(2, dim=-1)
-    up = grouped_linear(x, self.up, rows)
+gate = grouped_linear(x, self.gate, rows)         gate, up = grouped_linear(x, self.gate_up, rows).chunk(2, dim=-1)
+up = grouped_linear(x, self.up, rows)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Equal shared experts are one wide one: their hidden channels stand side by side, and their outputs were summed anyway.
 
-    y = y + self.shared_0(x) + self.shared_1(x)       y = y + self.shared(x)
+y = y + self.shared_0(x) + self.shared_1(x)       y = y + self.shared(x)
 """
 
 from __future__ import annotations

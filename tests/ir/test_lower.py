@@ -24,7 +24,13 @@ from tests.ir.specs import (
 
 SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.moe"))
 LAYER = "block layer {\n  x += own(a(x))\n  x += sparse(b(x))\n}\n"
-TINY = model(ATTENTION, ROUTER, "moe sparse {\n  router = top2\n  experts = 4 * swiglu(96)\n}\n", LAYER, OUTPUT)
+TINY = model(
+    ATTENTION,
+    ROUTER,
+    "moe sparse {\n  router = top2\n  experts = 4 * swiglu(96)\n}\n",
+    LAYER,
+    OUTPUT,
+)
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
@@ -72,7 +78,7 @@ def test_layers_of_one_stack_take_the_same() -> None:
     graph = graph_of(model(ATTENTION, dense, "block layer { x += own(b(x)) }\n", output))
     (stack,) = nodes_of(graph.root, ops.Stack)
     plain, layer = unit_of(graph, "plain"), unit_of(graph, "layer")
-    assert [run for run in stack.op.runs] == [(plain, 1), (layer, 1)] * 2
+    assert list(stack.op.runs) == [(plain, 1), (layer, 1)] * 2
     assert plain.wants == layer.wants
     paths = [place.path for place in graph.places() if place.unit.kind == "block"]
     assert paths == ["plain[0]", "layer[1]", "plain[2]", "layer[3]"]
@@ -181,7 +187,12 @@ def test_attention_settings() -> None:
 def test_rotation_of_a_part() -> None:
     graph = graph_of(attention("q, k = linear -> rope(theta = 1e6, part = 50%, pairs = adjacent)"))
     (table, _) = {n.op.table for n in nodes_of(unit_of(graph, "own"), ops.Rotate)} | {None}
-    assert table is None or (table.theta, table.size, table.head, table.pairs) == (1e6, 8, 16, "adjacent")
+    assert table is None or (table.theta, table.size, table.head, table.pairs) == (
+        1e6,
+        8,
+        16,
+        "adjacent",
+    )
 
 
 def test_norms_of_heads_and_of_projections() -> None:
@@ -257,7 +268,11 @@ def test_losses_stand_at_the_root() -> None:
     loss = "experts = 4 * swiglu(32)\nloss = [balance(0.02, count = all, over = model), z(1e-3)]"
     root = graph_of(mixture(loss)).root
     balance, z = root.nodes[-2:]
-    assert (balance.op.loss, balance.op.over, balance.op.count) == ("sparse.balance", "model", "all")
+    assert (balance.op.loss, balance.op.over, balance.op.count) == (
+        "sparse.balance",
+        "model",
+        "all",
+    )
     assert (z.op.loss, z.op.coefficient) == ("sparse.z", 1e-3)
     assert balance.inputs == z.inputs == (root.taps[0],)
 

@@ -14,7 +14,9 @@ EXPERTS = "experts = 4 * swiglu(32)\nloss = balance(1e-2)"
 
 
 def router(*lines: str) -> str:
-    return "router top2 {\n" + "".join(f"  {line}\n" for line in ("select = top_k(2)", *lines)) + "}\n"
+    return (
+        "router top2 {\n" + "".join(f"  {line}\n" for line in ("select = top_k(2)", *lines)) + "}\n"
+    )
 
 
 FUSED = {

@@ -45,7 +45,12 @@ def test_parts_fill_their_parameters() -> None:
 def test_where_gate_and_up_went() -> None:
     storage = rewrite(graph_of(mixture(EXPERTS))).storage()
     up = storage["layer[0].sparse.experts.up.weight"]
-    assert (up.module, up.axis, up.start, up.length) == ("layer.0.sparse.experts.gate_up", 1, 32, 32)
+    assert (up.module, up.axis, up.start, up.length) == (
+        "layer.0.sparse.experts.gate_up",
+        1,
+        32,
+        32,
+    )
     bias = storage["layer[0].sparse.experts.up.bias"]
     assert (bias.module, bias.shape) == ("layer.0.sparse.experts.gate_up_bias", (4, 32))
     down = storage["layer[0].sparse.shared[1].down"]

@@ -1,0 +1,31 @@
+"""The state of one unit under construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from moedsl.ir.graph import Dim, Unit, Value
+from moedsl.ir.ops_base import Op
+from moedsl.ir.places import Parts, Places
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What a place asks of the recipe that stands at it: the width of the result, and a bias."""
+
+    width: Dim | None = None
+    bias: bool = False
+
+
+@dataclass
+class Frame:
+    """One unit under construction. `rows`: in a bank, the order of routed rows."""
+
+    unit: Unit
+    scope: dict[str, Value] = field(default_factory=dict)
+    places: Places = field(default_factory=Places)
+    prefix: Parts = ()
+    role: str = ""
+    hint: Hint = field(default_factory=Hint)
+    rows: Value | None = None
+    ambients: dict[Op, Value] = field(default_factory=dict)

@@ -1,0 +1,89 @@
+"""Losses over what routers decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moedsl.ir.graph import TensorType
+from moedsl.ir.ops_base import Op, Type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing(Op):
+    """Routings of one loss as one list: of each input all, some (`picks`), or, where it is a single one, itself."""
+
+    picks: tuple[tuple[int, ...] | str, ...]  # per input: indices | "all" | "one"
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if len(self.picks) == 1 and isinstance(self.picks[0], tuple):
+            return _some(0, self.picks[0])
+        return f"[{', '.join(self._part(i, pick) for i, pick in enumerate(self.picks))}]"
+
+    def _part(self, index: int, pick: tuple[int, ...] | str) -> str:
+        if pick == "one":
+            return f"{{{index}}}"
+        return f"*{{{index}}}" if isinstance(pick, str) else f"*{_some(index, pick)}"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (inputs[0],)
+
+
+def _some(index: int, indices: tuple[int, ...]) -> str:
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    stop = indices[-1] + 1
+    if step > 0 and indices == tuple(range(indices[0], stop, step)):
+        return f"{{{index}}}[{indices[0]}:{stop}{f':{step}' if step > 1 else ''}]"
+    return f"[{{{index}}}[i] for i in {indices}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerm(Op):
+    """A loss over `routing: list[Routing]`, the decisions of one mixture from bottom to top, coefficient applied.
+
+    `loss` is its name in the output; `function` the one in losses.py that computes it.
+    """
+
+    loss: str
+    function: str
+    coefficient: float
+    layers: str = "sum"
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{self.function}({{0}})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".losses:{self.function}",)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((), "float32"),)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance(LossTerm):
+    """See constructs/losses.py. `num_experts` None where places differ in it; `groups`: places of each layer."""
+
+    over: str = "site"
+    count: str = "share"
+    num_experts: int | None = None
+    top_k: int | None = None
+    groups: tuple[int, ...] = ()
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("first" if self.count == "first" else "choices", "probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZLoss(LossTerm):
+    """The mean of squared log-sum-exps of the logits."""
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("z",)
