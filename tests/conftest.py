@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# One worker a core: threads of torch's own would only take turns. Set before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TESTS = Path(__file__).parent
 HINT = "run pytest with --update-golden and review the change"
 
