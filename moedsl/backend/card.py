@@ -5,105 +5,108 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import moedsl
+from moedsl.backend.card_drawing import drawing
 from moedsl.backend.header import header
-from moedsl.backend.plan_classes import Names
 from moedsl.backend.plan_words import count
-from moedsl.ir.graph import Graph
+from moedsl.ir.graph import Graph, Unit
 from moedsl.ir.info import Info, Row, info_table
 from moedsl.source import Source
+
+HEAD = ("place", "what", "experts", "chosen", "parameters of one", "active for a token")
 
 
 @dataclass(frozen=True)
 class CardView:
     header: str
     title: str
-    summary: str
+    summary: tuple[str, ...]
     table: tuple[str, ...]
     drawing: tuple[str, ...]
     usage: tuple[str, ...]
+    training: tuple[str, ...]
 
 
 def plan_card(
-    graph: Graph, about: str, source: Source, settings: tuple[str, ...], package: str, names: Names
+    graph: Graph,
+    about: str,
+    source: Source,
+    settings: tuple[str, ...],
+    exported: tuple[str, ...],
+    classes: dict[Unit, str],
 ) -> CardView:
+    """`exported` are the names that the package gives; `classes` those of its units."""
     info = info_table(graph)
     return CardView(
         "<!--" + header(source, settings, moedsl.__version__, comment="") + " -->",
         graph.name,
-        _summary(about, info),
+        (*about.splitlines(), "", numbers(info)),
         table(info),
-        drawing(info),
-        usage(package, names.classes[graph.root]),
+        drawing(graph, classes),
+        usage(graph, exported, classes[graph.root]),
+        training(),
     )
 
 
-def _summary(about: str, info: Info) -> str:
-    doc = " ".join(about.split())
+def numbers(info: Info) -> str:
     total, active = info.total.total, info.total.active
-    numbers = f"{count(total)} parameters"
-    numbers += f", {count(active)} of them active for a token." if active != total else "."
-    return "\n\n".join(part for part in (doc, numbers) if part)
+    some = f", {count(active)} of them active for a token" if active != total else ""
+    return f"{count(total)} parameters{some}."
 
 
 def table(info: Info) -> tuple[str, ...]:
-    """One line per run of equal places."""
-    head = ("place", "what", "experts", "chosen", "parameters of one", "active for a token")
-    body = [_cells(row) for row in info.rows]
-    total = ("**total**", "", "", "", f"{info.total.total:,}", f"{info.total.active:,}")
-    rows = [head, *body, total]
-    width = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    """One line per run of equal places, and below a layer its parts."""
+    rows = [HEAD]
+    for row in info.rows:
+        rows.append(_cells(row, row.path, f" x {row.count}" if row.count > 1 else ""))
+        rows.extend(_cells(part, f"{row.path}.{part.path}") for part in row.parts if part.experts)
+    rows.append(("**total**", "", "", "", f"{info.total.total:,}", f"{info.total.active:,}"))
+    width = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = [_line(row, width) for row in rows]
-    rule = "| " + " | ".join(
-        "-" * (w - 1) + (":" if i >= 2 else "-") for i, w in enumerate(width)
-    ) + " |"  # fmt: skip
-    return (lines[0], rule, *lines[1:])
+    rules = ["-" * (w - 1) + (":" if i >= 2 else "-") for i, w in enumerate(width)]
+    return (lines[0], f"| {' | '.join(rules)} |", *lines[1:])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, path: str, times: str = "") -> tuple[str, ...]:
     experts = str(row.experts) if row.experts else ""
     picks = f"{row.picks:g}" if row.experts else ""
-    what = row.unit or row.kind
-    return (
-        f"`{row.path}`",
-        what,
-        experts,
-        picks,
-        f"{row.counts.total:,}",
-        f"{row.counts.active:,}",
-    )
+    what = f"{row.unit or row.kind}{times}"
+    return (f"`{path}`", what, experts, picks, f"{row.counts.total:,}", f"{row.counts.active:,}")
 
 
 def _line(cells: tuple[str, ...], width: list[int]) -> str:
-    padded = [
-        c.ljust(w) if i < 2 else c.rjust(w)
-        for i, (c, w) in enumerate(zip(cells, width, strict=True))
+    pairs = enumerate(zip(cells, width, strict=True))
+    padded = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in pairs]
+    return f"| {' | '.join(padded)} |"
+
+
+def usage(graph: Graph, exported: tuple[str, ...], model: str) -> tuple[str, ...]:
+    """Make it, fill it, run it."""
+    vocabulary = next((n.op.vocab.size for n in graph.root.nodes if hasattr(n.op, "vocab")), 2)
+    calls = [
+        name for name in ("generate", "load_checkpoint", "save_checkpoint") if name in exported
     ]
-    return "| " + " | ".join(padded) + " |"
-
-
-def drawing(info: Info) -> tuple[str, ...]:
-    """The stream from bottom to top as a strip; a mixture's line shows its experts, the chosen ones filled."""
-    lines = ["tokens"]
-    for row in info.rows:
-        times = f" x {row.count}" if row.count > 1 else ""
-        lines += ["  |", f"[ {row.path}{times} ]{_experts(row)}"]
-    return (*lines, "  |", "logits")
-
-
-def _experts(row: Row) -> str:
-    if not row.experts:
-        return ""
-    shown = min(row.experts, 16)
-    filled = min(max(1, round(row.picks)), shown)
-    dots = "#" * filled + "." * (shown - filled) + ("..." if shown < row.experts else "")
-    return f"  {dots}  {row.picks:g} of {row.experts} experts"
-
-
-def usage(package: str, model: str) -> tuple[str, ...]:
-    return (
+    lines = [
         "import torch",
-        f"from {package} import {model}",
+        "",
+        f"from {graph.name} import {', '.join([model, *calls])}",
         "",
         f"model = {model}()",
         "model.init_weights(seed=0)",
+    ]
+    if "load_checkpoint" in calls:
+        lines += ['save_checkpoint(model, "weights")', 'load_checkpoint(model, "weights")']
+    lines += ["", f"tokens_BT = torch.randint({vocabulary}, (2, 16))"]
+    lines += (
+        ["said_BT = generate(model, tokens_BT, max_new_tokens=8)"] if "generate" in calls else []
+    )
+    return tuple(lines)
+
+
+def training() -> tuple[str, ...]:
+    return (
+        "output = model(tokens_BT)",
+        "loss = torch.nn.functional.cross_entropy(",
+        "    output.logits[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()",
+        ")",
+        "(loss + sum(output.losses.values())).backward()",
     )

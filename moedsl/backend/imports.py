@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -68,7 +69,8 @@ def _group(module: str) -> int:
     return 0 if module.split(".")[0] in sys.stdlib_module_names else 1
 
 
-def _member_order(name: str) -> tuple[int, str]:
-    """ruff's order of imported members: CONSTANTS, Classes, then functions."""
+def _member_order(name: str) -> tuple[int, list[tuple[str, int]]]:
+    """ruff's order of imported members: CONSTANTS, Classes, then functions; numbers by value."""
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
-    return kind, name
+    parts = re.findall(r"(\D*)(\d*)", name)
+    return kind, [(text, int(digits or -1)) for text, digits in parts]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import moedsl
-from moedsl.backend.card import CardView, plan_card
+from moedsl.backend.card import CardView, numbers, plan_card
 from moedsl.backend.header import header
 from moedsl.backend.imports import ImportSet
 from moedsl.backend.naming import identifier
@@ -15,7 +15,7 @@ from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_c
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
 from moedsl.backend.plan_views import plan_routing, plan_runtime
-from moedsl.backend.plan_words import count, docstring, legend, opening_comment
+from moedsl.backend.plan_words import docstring, legend, opening_comment
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
 from moedsl.ir.graph import Graph, TensorType, Value
@@ -50,6 +50,7 @@ class ExportsView:
     doc: tuple[str, ...]
     imports: tuple[str, ...]
     exported: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     root = plan_model(graph, names)
     model = ModelView(
         first_line,
-        docstring("\n\n".join((about, numbers(graph), legend(names.letters))), 0),
+        docstring("\n\n".join((about, numbers(info_table(graph)), legend(names.letters))), 0),
         names.imports.blocks(),
         plan_output(graph),
         (*classes, root),
@@ -79,7 +80,7 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     routing = plan_routing(graph, first_line, package)
     runtime = plan_runtime(graph, first_line)
     exports = plan_exports(first_line, about, graph, names, routing, runtime)
-    card = plan_card(graph, about, source, settings, package, names)
+    card = plan_card(graph, about, source, settings, exports.names, names.classes)
     return Plan(package, model, exports, card, routing, runtime)
 
 
@@ -88,19 +89,13 @@ def summary(graph: Graph, source: Source) -> str:
     return graph.root.doc.strip() or opening_comment(source.text) or f"The model {graph.name}."
 
 
-def numbers(graph: Graph) -> str:
-    total = info_table(graph).total
-    active = (
-        f", {count(total.active)} of them active for a token" if total.active != total.total else ""
-    )
-    return f"{count(total.total)} parameters{active}."
-
-
 def plan_output(graph: Graph) -> OutputView:
     outputs = [f"{value.name}: Tensor" for value in graph.root.outputs]
     letters = ", ".join(f"{v.name} [{_axes(v)}]" for v in graph.root.outputs)
     doc = f"{letters}; losses by name, coefficients applied; routing by place."
-    fields = (*outputs, "losses: dict[str, Tensor]", "routing: dict[str, Routing]")
+    # A dense model gives empty ones, so that one training loop fits all models.
+    routing = "Routing" if graph.root.taps else "Any"
+    fields = (*outputs, "losses: dict[str, Tensor]", f"routing: dict[str, {routing}]")
     return OutputView(docstring(doc, 1), fields)
 
 
@@ -135,6 +130,7 @@ def plan_exports(
         docstring(about, 0),
         lines,
         call_lines("__all__ = [", quoted, "]", brackets=False),
+        tuple(exported),
     )
 
 

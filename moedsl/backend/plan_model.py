@@ -98,7 +98,10 @@ def _finish(writer: Writer, parts: list[Text], losses: list[Node]) -> list[str]:
     entries = [f'"{n.op.loss}": {part.code}' for n, part in zip(losses, values, strict=True)]
     taps = list(taps_of(writer.unit, writer.names))
     logits = ", ".join(part.code for part in parts[:outputs])
-    ending = statement_lines(f"return Output({logits}, losses, routing)", BODY)
+    if not taps and not entries:
+        return [*statement_lines(f"return Output({logits}, losses={{}}, routing={{}})", BODY)]
+    routing = "routing" if taps else "routing={}"
+    ending = statement_lines(f"return Output({logits}, losses, {routing})", BODY)
     return [*_dictionary("losses", entries), *routing_lines(taps), *ending]
 
 

@@ -32,16 +32,16 @@ def made(runs: Sequence[tuple[Unit, int]], classes: dict[Unit, str]) -> str:
         unit, count = runs[0]
         return f"{classes[unit]}() for _ in range({count})"
     names = [classes[unit] for unit, count in runs for _ in range(count)]
-    if period := _period(names):
-        pattern = ", ".join(names[:period])
-        return f"layer() for _ in range({len(names) // period}) for layer in ({pattern})"
+    if length := period(names):
+        pattern = ", ".join(names[:length])
+        return f"layer() for _ in range({len(names) // length}) for layer in ({pattern})"
     parts = [
         f"*({classes[u]}() for _ in range({n}))" if n > 1 else f"{classes[u]}()" for u, n in runs
     ]
     return f"[{', '.join(parts)}]"
 
 
-def _period(names: list[str]) -> int:
+def period(names: Sequence[object]) -> int:
     """The length of what is repeated throughout, or 0."""
     length = len(names)
     periods = (p for p in range(2, length // 2 + 1) if length % p == 0)
@@ -178,7 +178,9 @@ def tap_path(unit: Unit, tap: object) -> str:
 
 def routing_lines(taps: Sequence[Tap]) -> list[str]:
     """`routing = {"layer.0.sparse": ..., ...}`"""
-    parts = [_dictionary(tap) for tap in taps] or ["{}"]
+    if not taps:
+        return []
+    parts = [_dictionary(tap) for tap in taps]
     lines = list(statement_lines(f"routing = {parts[0]}", BODY))
     for part in parts[1:]:
         lines.extend(statement_lines(f"routing |= {part}", BODY))

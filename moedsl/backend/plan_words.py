@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 
 from moedsl.backend.header import docstring_text
-from moedsl.backend.plan_lines import STEP, WIDTH, prose
+from moedsl.backend.plan_lines import fits, prose
 from moedsl.ir.graph import Dim, Graph, Unit
 from moedsl.ir.walk import walk
 from moedsl.model import terms
@@ -14,7 +14,7 @@ from moedsl.model import terms
 _MEANINGS = {
     "B": "batch",
     "T": "tokens",
-    "N": "rows (B*T)",
+    "N": "rows of all sequences",
     "D": "width",
     "V": "vocabulary",
     "H": "heads",
@@ -23,19 +23,22 @@ _MEANINGS = {
     "E": "experts",
     "K": "chosen per row",
     "F": "inner width",
-    "R": "routed rows (N*K)",
+    "R": "routed rows",
     "S": "sequences",
 }
 
 
 def docstring(text: str, depth: int) -> tuple[str, ...]:
     '''The lines of a docstring: `"""One."""`, or several with the closing quotes on a line of their own.'''
-    lines = prose(docstring_text(text), depth, first=3)
-    if not text.strip():
+    text = docstring_text(text)
+    if not text:
         return ()
-    if len(lines) == 1 and len(lines[0]) + 6 + len(STEP) * depth <= WIDTH:
-        end = " " if lines[0].endswith('"') else ""
-        return (f'"""{lines[0]}{end}"""',)
+    end = " " if text.endswith('"') else ""
+    if "\n" not in text and fits(f'"""{text}{end}"""', depth):
+        return (f'"""{text}{end}"""',)
+    # What almost fits on one line is broken early, so that the closing quotes do not stick out.
+    lines = prose(text, depth, first=3)
+    lines = lines if len(lines) > 1 else prose(text, depth, first=7)
     return (f'"""{lines[0]}', *lines[1:], '"""')
 
 
@@ -49,19 +52,16 @@ def _nature(unit: Unit) -> str:
     match unit.kind:
         case "attention":
             return _attention(settings)
-        case "router":
-            return _choice(unit, "Scores {all} experts for each row and keeps {some}.")
-        case "moe":
-            routers = [called for node in unit.nodes for _, _, called in node.calls()]
-            for called in routers:
-                if text := _choice(called, "A mixture of {all} experts; each row goes to {some}."):
-                    return text
+        case "router" if found := chosen_of(unit):
+            return f"Scores {found[1]} experts for each row and keeps {found[0]}."
+        case "moe" if found := chosen_of(unit):
+            return f"A mixture of {found[1]} experts; each row goes to {found[0]}."
         case "experts" if unit.bank:
             construct = getattr(unit.recipe, "construct", "")
             what = f"{unit.bank} {construct} experts{_sizes(settings)}".replace("  ", " ")
-            return f"{what}, side by side; rows come sorted by expert."
+            return f"{what}; rows come sorted by expert."
         case "block" if body := getattr(unit.recipe, "body", ()):
-            return "; ".join(_statement(one) for one in body)
+            return "; ".join(spell_statement(one) for one in body)
         case _ if construct := getattr(unit.recipe, "construct", ""):
             return f"A {construct}{_sizes(settings)}." if "width" in settings else ""
     return ""
@@ -72,13 +72,16 @@ def _sizes(settings: dict[str, terms.Term]) -> str:
     return f" of inner width {width}" if width else ""
 
 
-def _choice(unit: Unit, text: str) -> str:
-    """`text` with how many experts a router chooses among, and how many it keeps."""
+def chosen_of(unit: Unit) -> tuple[int, int] | None:
+    """How many experts a router, or the mixture around it, keeps, and of how many."""
     for node in unit.nodes:
         if chosen := getattr(node.op, "chosen", None):
             kept, among = chosen
-            return text.format(all=among.size, some=kept.size)
-    return ""
+            return kept.size, among.size
+    if unit.kind == "moe":
+        routers = [called for node in unit.nodes for _, _, called in node.calls()]
+        return next((found for router in routers if (found := chosen_of(router))), None)
+    return None
 
 
 def flow(graph: Graph) -> str:
@@ -105,7 +108,7 @@ def _number(term: terms.Term | None) -> int | float | None:
     return term.value if isinstance(term, terms.Number) else None
 
 
-def _statement(statement: terms.Let | terms.Assign) -> str:
+def spell_statement(statement: terms.Let | terms.Assign) -> str:
     value = statement.value
     if isinstance(statement, terms.Let):
         return f"let {statement.name} = {spell(value)}"
