@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from moedsl.model import limits, problems, terms
+from moedsl.model import limits, misfits, terms
 from moedsl.model.run import Run
 from moedsl.source import Span
 
@@ -19,7 +19,7 @@ def negative(run: Run, term: Some, span: Span) -> Some:
         return None
     if isinstance(term, terms.Number):
         return terms.Number(-term.value, span)
-    problems.number_times(run.sink, -1, terms.type_of(term), span)
+    misfits.number_times(run.sink, -1, terms.type_of(term), span)
     return None
 
 
@@ -31,13 +31,13 @@ def arithmetic(run: Run, operator: str, left: Some, right: Some, span: Span) -> 
         return computed(run, operator, left, right, span)
     kinds = {terms.type_of(left), terms.type_of(right)}
     if not kinds <= {"number", "tensor", "recipe"} or kinds == {"number"}:
-        problems.cannot_combine(run.sink, operator, left, right, span)
+        misfits.cannot_combine(run.sink, operator, left, right, span)
         return None
     if "number" in kinds and operator in "*/":
         _scaled(run, operator, left, right, span)
         return None
     if operator == "/" and "recipe" in kinds:
-        problems.cannot_combine(run.sink, operator, left, right, span)
+        misfits.cannot_combine(run.sink, operator, left, right, span)
         return None
     return terms.Arithmetic(operator, left, right, span)  # type: ignore[arg-type]
 
@@ -46,12 +46,12 @@ def _scaled(run: Run, operator: str, left: terms.Term, right: terms.Term, span: 
     number, other = (left, right) if isinstance(left, terms.Number) else (right, left)
     kind = terms.type_of(other)
     if not isinstance(number, terms.Number) or (operator == "/" and number is left):
-        problems.cannot_combine(run.sink, operator, left, right, span)
+        misfits.cannot_combine(run.sink, operator, left, right, span)
     elif operator == "*" and kind == "recipe":
-        problems.copies_after(run.sink, span, ())
+        misfits.copies_after(run.sink, span, ())
     else:
         value = number.value if operator == "*" else 1 / number.value if number.value else math.inf
-        problems.number_times(run.sink, value, kind, span)
+        misfits.number_times(run.sink, value, kind, span)
 
 
 def computed(run: Run, operator: str, left: terms.Number, right: terms.Number, span: Span) -> Some:
@@ -88,7 +88,7 @@ def compose(run: Run, stages: list[tuple[int, terms.Term, Span]], span: Span) ->
         kind = terms.type_of(term)
         if kind == "recipe" or (kind == "tensor" and position == 0 and count == 1):
             continue
-        problems.cannot_follow(run.sink, term, where, stages[0][2])
+        misfits.cannot_follow(run.sink, term, where, stages[0][2])
         good = False
     if not good:
         return None

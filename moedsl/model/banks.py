@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.diagnostics.model import Edit
-from moedsl.model import calls, evaluate, flows, limits, problems, terms
+from moedsl.model import evaluate, flows, foresee, limits, misfits, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Env, Layer
 from moedsl.source import Span
@@ -48,8 +48,8 @@ def _counts(run: Run, expr: ast.Expr, env: Env) -> bool:
     return (
         isinstance(expr, ast.Binary)
         and expr.operator == "*"
-        and calls.classify(run, expr.left, env) == "number"
-        and calls.classify(run, expr.right, env) != "number"
+        and foresee.classify(run, expr.left, env) == "number"
+        and foresee.classify(run, expr.right, env) != "number"
     )
 
 
@@ -69,7 +69,7 @@ def _ambiguous(run: Run, expr: ast.Expr, env: Env) -> bool:
     count = first.left.text if isinstance(first.left, ast.Number) else "count"
     arrow = "->" if isinstance(expr, ast.Flow) else expr.operator  # type: ignore[union-attr]
     rest = f"a {arrow} b"
-    problems.two_readings(run.sink, expr.span, count, rest, edits, f"({count} * a) {arrow} b")
+    misfits.two_readings(run.sink, expr.span, count, rest, edits, f"({count} * a) {arrow} b")
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from moedsl.constructs.declare import Construct
-from moedsl.model import evaluate, merge, problems, terms
+from moedsl.model import evaluate, merge, misfits, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env, Frame, Layer, tensors
 from moedsl.source import Span
@@ -132,11 +132,11 @@ def _evaluated(body: _Body, statement: _Statement, at: At) -> terms.Let | terms.
     kind = terms.type_of(term)
     if statement.operator == "->=":
         if kind != "recipe":
-            problems.wrong_type(run.sink, f"`{name} ->=`", "a recipe", term, span)
+            misfits.wrong_type(run.sink, f"`{name} ->=`", "a recipe", term, span)
             return None
         return terms.Assign(name, terms.Apply(term, (terms.Tensor(name, span),), span=span), span)
     if kind not in ("tensor", "number") or (kind == "number" and statement.operator == "="):
-        problems.wants_a_tensor(run.sink, name, statement.operator, term, statement.value.span)
+        misfits.wants_a_tensor(run.sink, name, statement.operator, term, statement.value.span)
         return None
     if statement.operator == "+=":
         term = terms.Arithmetic("+", terms.Tensor(name, span), term, statement.value.span)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moedsl.constructs.declare import Construct
-from moedsl.model import evaluate, flows, forms, problems, terms
+from moedsl.model import evaluate, flows, foresee, misfits, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env, Frame, Layer
 from moedsl.source import Span
@@ -16,22 +16,13 @@ PHASES = ("train", "eval", "decode")
 
 
 def call(run: Run, expr: ast.Call, env: Env, at: At, edits: Edits) -> terms.Term | None:
-    special = special_form(expr, env)
+    special = foresee.special_form(expr, env)
     if special == "by_layer":
         found = flows.by_layer(run, expr, env, at)
         return None if found is None else evaluate.evaluate(run, found[0], found[1], at, edits)
     if special == "phase":
         return _phase(run, expr, env, at, edits)
     return _recipe_call(run, expr, env, at, edits)
-
-
-def special_form(expr: ast.Expr, env: Env) -> str | None:
-    """`by_layer` or `phase`: what the language itself reads."""
-    if isinstance(expr, ast.Call) and isinstance(expr.callee, ast.Path):
-        name = expr.callee.name
-        if name in ("by_layer", "phase"):
-            return name
-    return None
 
 
 def phases(run: Run, expr: ast.Call, at: At) -> tuple[ast.Expr, ast.Expr, ast.Expr] | None:
@@ -64,7 +55,7 @@ def _phase(run: Run, expr: ast.Call, env: Env, at: At, edits: Edits) -> terms.Te
 def _recipe_call(run: Run, expr: ast.Call, env: Env, at: At, edits: Edits) -> terms.Term | None:
     """Configure with what is not a tensor, then apply to what is."""
     span = at.where(expr)
-    entry, cls = target(run, expr.callee, env)
+    entry, cls = foresee.target(run, expr.callee, env)
     takes = len(entry.parameters) if entry is not None else 0
     config, inputs = _split(run, expr, env, takes)
     named: tuple[ast.Argument, ...] = ()
@@ -79,7 +70,7 @@ def _recipe_call(run: Run, expr: ast.Call, env: Env, at: At, edits: Edits) -> te
     if not inputs:
         return recipe
     if terms.type_of(recipe) not in ("recipe", "phase"):
-        problems.wrong_type(
+        misfits.wrong_type(
             run.sink, "a call", "a recipe before the parentheses", recipe, at.where(expr.callee)
         )
         return None
@@ -104,7 +95,7 @@ def _split(
             continue
         bound = position < takes
         position += 1
-        tensor = not bound and classify(run, argument.value, env) == "tensor"
+        tensor = not bound and foresee.classify(run, argument.value, env) == "tensor"
         (inputs if tensor else config).append(argument)
     return tuple(config), tuple(inputs)
 
@@ -126,7 +117,7 @@ def _configured(
     if cls is None or not config:
         recipe = evaluate.evaluate(run, callee, env, at, edits)
         if config and recipe is not None:
-            problems.cannot_edit(run.sink, problems.describe(recipe), at.where(callee))
+            problems.cannot_edit(run.sink, misfits.describe(recipe), at.where(callee))
             return None
         return recipe
     layer = _argument_layer(run, expr, config, cls, env, at)
@@ -215,7 +206,7 @@ def bound_frame(
             problems.missing_argument(run.sink, parameter.name, entry.name, span, parameter.span)
             return None
         assert outer is not None
-        kind = "tensor" if classify(run, value, outer) == "tensor" else "parameter"
+        kind = "tensor" if foresee.classify(run, value, outer) == "tensor" else "parameter"
         frame.names[parameter.name] = Entry(
             parameter.name, kind, frame, outer, parameter.span, value, at=at, used=True
         )
@@ -246,121 +237,7 @@ def _matched(
     return given
 
 
-# --- what an expression will be, before it is worked out ---------------------------------------
-
-
-def target(
-    run: Run, callee: ast.Expr, env: Env, depth: int = 0
-) -> tuple[Entry | None, type[Construct] | None]:
-    """The declared recipe with parameters that a callee names, if any; and the construct it comes down to."""
-    if depth > 60:
-        return None, None
-    match callee:
-        case ast.Path() if callee.name is not None:
-            entry = env.find(callee.name)
-            if entry is None:
-                return None, run.registry.get(callee.name)
-            return _target_of(run, entry, depth)
-        case ast.Call(callee=inner):
-            if special_form(callee, env):
-                return None, None
-            return None, target(run, inner, env, depth + 1)[1]
-        case ast.Configured(recipe) | ast.With(recipe):
-            return None, target(run, recipe, env, depth + 1)[1]
-    return None, None
-
-
-def _target_of(run: Run, entry: Entry, depth: int) -> tuple[Entry | None, type[Construct] | None]:
-    if entry.is_tensor:
-        return None, None
-    if entry.value is None:
-        cls = run.registry.get(entry.kind)
-    else:
-        cls = target(run, entry.value, entry.env, depth + 1)[1]
-    return (entry if entry.parameters else None), cls
-
-
-def classify(run: Run, expr: ast.Expr, env: Env) -> str:
-    """number | tensor | recipe | other: enough to know what a call or a product is, without working it out."""
-    key = (id(expr), id(env))
-    if key not in run.classes:
-        run.keep(expr, env)
-        run.classes[key] = "other"  # an answer for what asks about itself
-        with run.step(expr.span):
-            run.classes[key] = _classified(run, expr, env)
-    return run.classes[key]
-
-
-def _classified(run: Run, expr: ast.Expr, env: Env) -> str:
-    match expr:
-        case ast.Number():
-            return "number"
-        case ast.Unary(operand):
-            return classify(run, operand, env)
-        case ast.Path():
-            return _classified_name(run, expr, env)
-        case ast.Flow(stages):
-            return "tensor" if classify(run, stages[0], env) == "tensor" else "recipe"
-        case ast.Binary(_, left, right):
-            sides = {classify(run, left, env), classify(run, right, env)}
-            found = [kind for kind in ("recipe", "tensor", "number") if kind in sides]
-            return found[0] if found else "other"
-        case ast.Configured() | ast.With() | ast.Member():
-            return "recipe"
-        case ast.Call():
-            return _classified_call(run, expr, env)
-    return "other"
-
-
-def _classified_name(run: Run, expr: ast.Path, env: Env) -> str:
-    head = expr.parts[0]
-    if head in ("index", "choices") or len(expr.parts) > 1:
-        return "number"
-    entry = env.find(head) if isinstance(head, str) else None
-    if entry is None:
-        known = head in run.registry
-        root = run.root.names.get(head) if run.root is not None and isinstance(head, str) else None
-        return (
-            "recipe" if known else "number" if root is not None and root.kind == "set" else "other"
-        )
-    if entry.is_tensor:
-        return "tensor"
-    if entry.value is not None and entry.kind in ("set", "parameter"):
-        return classify(run, entry.value, entry.env)
-    return "recipe"
-
-
-def _classified_call(run: Run, expr: ast.Call, env: Env) -> str:
-    special = special_form(expr, env)
-    if special is not None and expr.arguments:
-        return _classified_special(run, expr, env)
-    entry, _ = target(run, expr.callee, env)
-    takes = len(entry.parameters) if entry is not None else 0
-    positional = [a.value for a in expr.arguments if a.name is None][takes:]
-    return (
-        "tensor" if any(classify(run, value, env) == "tensor" for value in positional) else "recipe"
-    )
-
-
-def _classified_special(run: Run, expr: ast.Call, env: Env) -> str:
-    value = expr.arguments[0].value
-    while isinstance(value, ast.List | ast.Flow | ast.Binary):
-        match value:
-            case ast.List(items) if items:
-                value = items[0].value
-            case ast.Flow(stages):
-                value = stages[0]
-            case ast.Binary("*", _, right):
-                value = right
-            case _:
-                break
-    return classify(run, value, env)
-
-
 def member(run: Run, expr: ast.Member, env: Env, at: At) -> terms.Term | None:
     """`weights("folder").ffn` is known to the language and not yet to the compiler."""
     problems.not_yet(run.sink, "a part of what a recipe gives", at.where(expr))
     return None
-
-
-__all__ = ["call", "classify", "declared", "forms", "phases", "special_form", "target"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from moedsl.model import evaluate, phases, problems, terms
+from moedsl.model import evaluate, misfits, phases, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env
 from moedsl.source import Span
@@ -38,7 +38,7 @@ def checkpoint(run: Run, entry: Entry, at: At) -> terms.Checkpoint | None:
     if recipe is None:
         return None
     if not isinstance(recipe, terms.Recipe) or run.kind(recipe) != "checkpoint":
-        problems.wrong_type(
+        misfits.wrong_type(
             run.sink, f"`checkpoint {entry.name}`", "a checkpoint", recipe, entry.span
         )
         return None
@@ -134,7 +134,7 @@ def _entries(run: Run, written: _Written, at: At) -> list[terms.CheckpointEntry]
     made = [evaluate.evaluate(run, step, written.env, at) for step in steps]
     for step, term in zip(steps, made, strict=True):
         if term is not None and not isinstance(term, terms.Recipe):
-            problems.wrong_type(run.sink, "a step", "a recipe", term, step.span)
+            misfits.wrong_type(run.sink, "a step", "a recipe", term, step.span)
     if any(not isinstance(term, terms.Recipe) for term in made):
         return []
     paths = [path for target in written.targets for path in _spelled_out(run, target)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from moedsl.model import algebra, calls, flows, forms, limits, problems, terms
+from moedsl.model import algebra, calls, flows, forms, limits, misfits, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env, Frame, Layer
 from moedsl.source import Span
@@ -107,10 +107,10 @@ def setting_of(run: Run, term: terms.Term, part: object, span: Span) -> terms.Te
         found = dict(term.settings)
         if part in found:
             return found[part]
-        more = problems._meant(part, span, found)
+        more = problems.meant(part, span, found)
         run.sink.error("E0202", f"`{term.name}` has no setting `{part}`", span, **more)
         return None
-    run.sink.error("E0210", f"{problems.describe(term)} has no parts to name", span)
+    run.sink.error("E0210", f"{misfits.describe(term)} has no parts to name", span)
     return None
 
 
@@ -169,7 +169,7 @@ def mentioned(run: Run, entry: Entry, span: Span, at: At, edits: Edits) -> terms
     if entry.kind in ("model", "adapter", "output", "stage", "checkpoint", "parallel"):
         run.sink.error(
             "E0211",
-            f"`{entry.name}` is {problems.a(entry.kind)}, not something to compute with",
+            f"`{entry.name}` is {misfits.a(entry.kind)}, not something to compute with",
             span,
         )
         return None
@@ -227,7 +227,7 @@ def from_body(run: Run, entry: Entry, env: Env, at: At, changes: Edits) -> terms
     if cls is None:
         run.sink.error(
             "E0211",
-            f"nothing is built by {problems.a(entry.kind)} with a body alone",
+            f"nothing is built by {misfits.a(entry.kind)} with a body alone",
             entry.span,
             help=f"write `{entry.kind} {entry.name} = recipe {{ ... }}`",
         )
@@ -243,7 +243,7 @@ def declared_as(run: Run, entry: Entry, term: terms.Term | None, span: Span) -> 
     if term is None or (entry.kind == "set" and not isinstance(term, terms.Recipe)):
         return term
     if terms.type_of(term) not in ("recipe", "phase"):
-        problems.wrong_type(
+        misfits.wrong_type(
             run.sink,
             f"`{entry.kind} {entry.name}`",
             "a recipe",
@@ -256,7 +256,7 @@ def declared_as(run: Run, entry: Entry, term: terms.Term | None, span: Span) -> 
         if entry.kind == "tied":
             run.sink.error(
                 "E0210",
-                f"`tied {entry.name}` wants one recipe, not {problems.describe(term)}",
+                f"`tied {entry.name}` wants one recipe, not {misfits.describe(term)}",
                 entry.span,
             )
             return None
@@ -264,7 +264,7 @@ def declared_as(run: Run, entry: Entry, term: terms.Term | None, span: Span) -> 
     cls = run.registry.get(term.construct)
     if cls is not None and not entry.implicit and entry.kind not in ANY_KIND | run.kinds(cls):
         if entry.kind in run.all_kinds or entry.kind in run.registry:
-            problems.wrong_kind(
+            misfits.wrong_kind(
                 run.sink, f"`{entry.kind} {entry.name}`", (entry.kind,), term, cls.kind, entry.span
             )
         else:

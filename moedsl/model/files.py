@@ -60,7 +60,7 @@ class Files:
         if found is None:
             frame.names[name.text] = Entry(name.text, "missing", frame, None, name.span)
         if found is None and other is not None:
-            more = problems._meant(name.text, name.span, other.names)
+            more = problems.meant(name.text, name.span, other.names)
             message = f"`{statement.path.value}` declares no `{name.text}`"
             self.run.sink.error("E0223", message, name.span, **more)
         if found is not None:
@@ -96,7 +96,7 @@ class Files:
             return self.scopes[target]
         text = self.source.files.get(target)
         if text is None:
-            more = problems._meant(target, span, self.source.files)
+            more = problems.meant(target, span, self.source.files)
             more.pop("edits", None)
             run.sink.error("E0223", f"there is no file `{target}`", span, **more)
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from moedsl.diagnostics.model import Edit, Label
-from moedsl.model import algebra, calls, evaluate, limits, problems, terms
+from moedsl.model import algebra, evaluate, foresee, limits, misfits, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Env, Layer, Numbering, Plan
 from moedsl.source import Span
@@ -54,7 +54,7 @@ class _Writing:
                 ]  # all of them: each has mistakes to tell
                 return all(written)
             case ast.Binary("*", left, right) if (
-                calls.classify(self.run, left, self.env) == "number"
+                foresee.classify(self.run, left, self.env) == "number"
             ):
                 return self._repeat(left, right)
         return self._stage(expr)
@@ -120,13 +120,13 @@ def count(run: Run, expr: ast.Expr, env: Env, at: At, most: int) -> int | None:
     if term is None:
         return None
     if not isinstance(term, terms.Number):
-        problems.wrong_type(run.sink, "a count", "a number", term, at.where(expr))
+        misfits.wrong_type(run.sink, "a count", "a number", term, at.where(expr))
         return None
     if term.value != int(term.value) or term.value < 1:
-        problems.bad_count(run.sink, term.value, at.where(expr))
+        misfits.bad_count(run.sink, term.value, at.where(expr))
         return None
     if term.value > most:
-        message = f"{problems.shown(term.value)} copies are too many: at most {most:,}"
+        message = f"{misfits.shown(term.value)} copies are too many: at most {most:,}"
         run.sink.error("E0230", message, at.where(expr))
         return None
     return int(term.value)
@@ -136,8 +136,8 @@ def product(
     run: Run, expr: ast.Binary, env: Env, at: At, edits: tuple[Layer, ...]
 ) -> terms.Term | None:
     """`a * b`: numbers multiplied, copies in sequence, or what comes out multiplied."""
-    left = calls.classify(run, expr.left, env)
-    right = calls.classify(run, expr.right, env)
+    left = foresee.classify(run, expr.left, env)
+    right = foresee.classify(run, expr.right, env)
     if left == "number" and right == "recipe":
         return flow(run, expr, env, at, edits)
     if edits:
@@ -160,7 +160,7 @@ def _swapped(run: Run, expr: ast.Binary) -> None:
             Edit(Span(expr.span.start, expr.span.start, expr.span.file), f"{expr.right.text} * "),
             Edit(Span(expr.left.span.end, expr.right.span.end, expr.span.file), ""),
         )
-    problems.copies_after(run.sink, expr.span, edits)
+    misfits.copies_after(run.sink, expr.span, edits)
 
 
 # --- plans by layer ----------------------------------------------------------------------------
@@ -205,8 +205,8 @@ def _slots(run: Run, expr: ast.Expr, env: Env, at: At) -> list[ast.Expr] | None:
                 return _joined(run, [item.value for item in items], env, at)
             case ast.Flow(stages):
                 return _joined(run, list(stages), env, at)
-            case ast.Binary("*", left, right) if calls.classify(run, left, env) == "number" and (
-                calls.classify(run, right, env) != "number" or isinstance(right, ast.List)
+            case ast.Binary("*", left, right) if foresee.classify(run, left, env) == "number" and (
+                foresee.classify(run, right, env) != "number" or isinstance(right, ast.List)
             ):
                 n = count(run, left, env, at, limits.MAX_LAYERS)
                 slots = _slots(run, right, env, at)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from moedsl.constructs.declare import Bank, Construct
-from moedsl.model import banks, blocks, evaluate, instance, merge, problems, terms, values
+from moedsl.model import banks, blocks, evaluate, instance, merge, misfits, problems, terms, values
 from moedsl.model.algebra import changed
 from moedsl.model.defaults import constant, default_entry
 from moedsl.model.run import Run
@@ -78,7 +78,7 @@ def _lets(filling: _Filling) -> tuple[terms.Let, ...] | None:
         run.keep(env)
         term = evaluate.evaluate(run, entry.value, env, filling.at)
         if term is not None and terms.type_of(term) != "tensor":
-            problems.wrong_type(run.sink, f"`let {entry.name}`", "a tensor", term, entry.span)
+            misfits.wrong_type(run.sink, f"`let {entry.name}`", "a tensor", term, entry.span)
             term = None
         good = good and term is not None
         if term is not None:

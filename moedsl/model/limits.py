@@ -12,6 +12,7 @@ MAX_COPIES = 1 << 20  # recipes side by side in one bank
 MAX_NUMBER = float(1 << 53)  # beyond this, whole numbers stop being exact everywhere downstream
 MAX_DEPTH = 150  # names within names within names
 MAX_TERM = 200_000  # nodes of one term, written out as a tree
+MAX_NAME = 100  # characters of a declared name
 MAX_ERRORS = 200
 MAX_FILES = 64
 MAX_IMPORTED = 1_000_000  # characters of all imported texts

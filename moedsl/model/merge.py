@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.model import problems
+from moedsl.model.limits import MAX_NAME
 from moedsl.model.scope import Entry, Frame, Layer
 from moedsl.syntax import ast
 
@@ -34,7 +35,8 @@ def declare(
     run: Run, frame: Frame, layer: Layer, statement: ast.Declaration, name: ast.Name
 ) -> Entry | None:
     old = frame.names.get(name.text)
-    if not free(run, frame, name):
+    taken = [p for p in statement.parameters if not free(run, frame, ast.Name(p.name, p.span))]
+    if taken or not free(run, frame, name):
         return None
     if old is not None and old.layer is layer:
         problems.duplicate(run.sink, name.text, name.span, old.span)
@@ -58,7 +60,10 @@ def declare(
 
 
 def free(run: Run, frame: Frame, name: ast.Name) -> bool:
-    """Implicit names and roles stay what they are."""
+    """Implicit names and roles stay what they are, and a name is short enough to be one."""
+    if len(name.text) > MAX_NAME:
+        problems.long_name(run.sink, name.text, name.span, MAX_NAME)
+        return False
     if name.text not in run.reserved or (name.text in _FREE and frame.scope == "model"):
         return True
     problems.reserved(run.sink, name.text, name.span)

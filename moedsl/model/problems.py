@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from moedsl.constructs.declare import Setting
-from moedsl.diagnostics.model import Diagnostic, Edit, Label, Sink
-from moedsl.model import terms
+from moedsl.diagnostics.model import Edit, Label, Sink
+from moedsl.diagnostics.suggest import did_you_mean
 from moedsl.source import Span
 
 if TYPE_CHECKING:
@@ -16,22 +16,18 @@ if TYPE_CHECKING:
 
 def suggestion(name: str, options: Iterable[str]) -> str | None:
     """The name that was probably meant."""
-    try:
-        from moedsl.diagnostics.suggest import did_you_mean
-    except ImportError:
-        return None
-    found = did_you_mean(name, list(options))
-    return (found[0] if found else None) if isinstance(found, list | tuple) else found
+    found = did_you_mean(name, options)
+    return found[0] if found else None
 
 
-def _meant(name: str, span: Span, options: Iterable[str]) -> dict:
+def meant(name: str, span: Span, options: Iterable[str]) -> dict:
     meant = suggestion(name, options)
     if meant is None:
         return {}
     return {"help": f"did you mean `{meant}`?", "edits": (Edit(span, meant),)}
 
 
-def _list(words: Iterable[str], limit: int = 12) -> str:
+def quoted(words: Iterable[str], limit: int = 12) -> str:
     words = list(words)
     shown = ", ".join(f"`{word}`" for word in words[:limit])
     return shown + (", ..." if len(words) > limit else "")
@@ -41,7 +37,7 @@ def _list(words: Iterable[str], limit: int = 12) -> str:
 
 
 def unknown_name(sink: Sink, name: str, span: Span, options: Iterable[str]) -> None:
-    more = _meant(name, span, options)
+    more = meant(name, span, options)
     sink.error(
         "E0201", f"nothing here is called `{name}`", span, "not declared in this scope", **more
     )
@@ -51,9 +47,9 @@ def unknown_setting(sink: Sink, name: str, span: Span, frame: Frame) -> None:
     assert frame.form is not None
     options = list(frame.form.settings)
     what = frame.form.name
-    more = _meant(name, span, options)
+    more = meant(name, span, options)
     if not more:
-        settings = f"its settings: {_list(options)}" if options else "it has no settings"
+        settings = f"its settings: {quoted(options)}" if options else "it has no settings"
         more = {
             "help": f"{settings}; a recipe of one's own is declared with its kind, `norm {name} = ...`"
         }
@@ -61,7 +57,7 @@ def unknown_setting(sink: Sink, name: str, span: Span, frame: Frame) -> None:
 
 
 def unread_setting(sink: Sink, name: str, span: Span, options: Iterable[str]) -> None:
-    more = _meant(name, span, options)
+    more = meant(name, span, options)
     if more:
         sink.error("E0202", f"a model has no setting `{name}`, and nothing reads it", span, **more)
     else:
@@ -87,7 +83,7 @@ def missing_argument(sink: Sink, name: str, what: str, span: Span, declared: Spa
 
 def too_many(sink: Sink, what: str, takes: Iterable[str], span: Span) -> None:
     takes = list(takes)
-    help = f"in order: {_list(takes)}" if takes else "its settings are given by name"
+    help = f"in order: {quoted(takes)}" if takes else "its settings are given by name"
     sink.error(
         "E0205", f"`{what}` takes {len(takes)} values by position", span, "one too many", help=help
     )
@@ -95,7 +91,7 @@ def too_many(sink: Sink, what: str, takes: Iterable[str], span: Span) -> None:
 
 def unknown_argument(sink: Sink, name: str, what: str, options: Iterable[str], span: Span) -> None:
     options = list(options)
-    more = _meant(name, span, options) or {"help": f"its parameters: {_list(options)}"}
+    more = meant(name, span, options) or {"help": f"its parameters: {quoted(options)}"}
     sink.error("E0202", f"`{what}` has no parameter `{name}`", span, **more)
 
 
@@ -143,144 +139,14 @@ def twice(sink: Sink, name: str, span: Span, first: Span) -> None:
     )
 
 
-# --- values ------------------------------------------------------------------------------------
-
-
-def a(kind: str) -> str:
-    """`a recipe`, `an attention`."""
-    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
-
-
-def describe(term: terms.Term) -> str:
-    """What a term is, in words."""
-    match term:
-        case terms.Number(value):
-            return f"the number {shown(value)}"
-        case terms.Word(text):
-            return f"the word `{text}`"
-        case terms.Text():
-            return "a text"
-        case terms.Items():
-            return "a list"
-        case terms.Tensor(name):
-            return f"the tensor `{name}`"
-        case terms.Recipe(name=name):
-            return f"the recipe `{name}`"
-        case terms.Flow():
-            return "a flow of recipes"
-        case terms.Copies(count):
-            return f"{count} copies of a recipe"
-        case terms.Phase():
-            return "a choice by phase"
-    return a(terms.type_of(term))
-
-
-def shown(value: int | float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def wrong_type(sink: Sink, what: str, wanted: str, term: terms.Term, span: Span, **more) -> None:
-    sink.error(
-        "E0210", f"{what} wants {wanted}, not {describe(term)}", span, f"{describe(term)}", **more
-    )
-
-
-def wrong_kind(
-    sink: Sink, what: str, wanted: Iterable[str], recipe: terms.Recipe, kind: str, span: Span
-) -> None:
-    choices = " or ".join(a(k) for k in wanted)
-    secondary = (
-        ()
-        if recipe.span == span or recipe.span.end == 0
-        else (Label(recipe.span, f"{a(kind)}, from here"),)
-    )
-    sink.error(
-        "E0211",
-        f"{what} wants {choices}, but `{recipe.name}` is {a(kind)}",
-        span,
-        a(kind),
-        secondary=secondary,
-    )
-
-
-def not_a_word(sink: Sink, what: str, name: str, choices: Iterable[str], span: Span) -> None:
-    choices = list(choices)
-    more = _meant(name, span, choices)
-    listed = f"one of {_list(choices)}"
-    more["help"] = f"{more['help']} ({listed})" if more else listed
-    sink.error("E0212", f"{what} does not know `{name}`", span, **more)
-
-
-def out_of_bounds(sink: Sink, what: str, needs: str, value: int | float, span: Span) -> None:
-    sink.error("E0206", f"{what} is {shown(value)} but must be {needs}", span, f"must be {needs}")
-
-
-def number_times(sink: Sink, value: int | float, what: str, span: Span) -> None:
-    text = shown(value)
-    sink.error(
-        "E0214",
-        f"a number times {a(what)} is not an operation",
-        span,
-        help=f"to multiply what comes out by {text}, follow it with `-> scale({text})`",
-    )
-
-
-def copies_after(sink: Sink, span: Span, edits: tuple[Edit, ...]) -> None:
-    sink.error(
-        "E0214",
-        "a count stands before what it counts",
-        span,
-        help="write `count * recipe`",
-        edits=edits,
-    )
-
-
-def cannot_combine(
-    sink: Sink, operator: str, left: terms.Term, right: terms.Term, span: Span
-) -> None:
-    sink.error("E0215", f"`{operator}` cannot join {describe(left)} and {describe(right)}", span)
-
-
-def cannot_follow(sink: Sink, term: terms.Term, span: Span, first: Span) -> None:
-    kind = terms.type_of(term)
-    help = {
-        "number": "a number acts on a tensor with `-> scale(...)`",
-        "tensor": "a tensor starts a flow; after an arrow stands a recipe that takes what comes in",
-    }.get(kind, "on both sides of an arrow stand recipes; a tensor may come first")
-    sink.error(
-        "E0215",
-        f"`->` cannot feed {describe(term)}"
-        if span != first
-        else f"{describe(term)} cannot be fed on",
-        span,
-        describe(term),
-        help=help,
-    )
-
-
-def two_readings(
-    sink: Sink, span: Span, count: str, rest: str, edits: tuple[Edit, ...], other: str
-) -> None:
-    sink.add(
-        Diagnostic(
-            "E0216",
-            "in a bank this count can be read in two ways",
-            Label(span, "does it count all of this, or its first part"),
-            help=f"write `{count} * ({rest})` for {count} of the whole\n   or `{other}` for one whose part is repeated",
-            edits=edits,
-        )
-    )
-
-
-def bad_count(sink: Sink, value: int | float, span: Span) -> None:
-    sink.error("E0206", f"a count is a whole number of at least 1, not {shown(value)}", span)
+# --- changes ----------------------------------------------------------------------------------
 
 
 def nothing_to_edit(sink: Sink, name: str, span: Span, frame: Frame) -> None:
     names = [*frame.names, *(frame.form.settings if frame.form else ())]
-    more = _meant(name, span, names)
+    more = meant(name, span, names)
     if not more:
-        more = {"help": f"what can be changed: {_list(n for n in names)}"}
+        more = {"help": f"what can be changed: {quoted(n for n in names)}"}
     owner = f"`{frame.owner}`" if frame.owner else "this body"
     sink.error("E0217", f"{owner} has nothing called `{name}` to change", span, **more)
 
@@ -319,25 +185,14 @@ def misplaced_import(sink: Sink, span: Span) -> None:
 
 def unknown_kind(sink: Sink, kind: str, span: Span, kinds: Iterable[str]) -> None:
     kinds = sorted(kinds)
-    more = _meant(kind, span, kinds) or {"help": f"kinds: {_list(kinds, 40)}"}
+    more = meant(kind, span, kinds) or {"help": f"kinds: {quoted(kinds, 40)}"}
     more.pop("edits", None)  # the span is the name's
     sink.error("E0211", f"there is no kind `{kind}`", span, **more)
 
 
 def not_a_stream(sink: Sink, name: str, span: Span, names: list[str]) -> None:
-    more = _meant(name, span, names) or {"help": f"a tensor is named with `let {name} = ...`"}
+    more = meant(name, span, names) or {"help": f"a tensor is named with `let {name} = ...`"}
     sink.error("E0201", f"no tensor of this block is called `{name}`", span, **more)
-
-
-def wants_a_tensor(sink: Sink, name: str, operator: str, term: terms.Term, span: Span) -> None:
-    help = f"a `let` names a tensor; a recipe is declared with its kind, `norm {name} = ...`"
-    if operator == "+=":
-        help = f"apply it: `{name} += recipe({name})`"
-    elif name == "x":
-        help = "apply it: `x = recipe(x)`, or `x = x -> recipe`"
-    if terms.type_of(term) == "number":
-        help = "numbers are settings of the model"
-    wrong_type(sink, f"`{name} {operator}`", "a tensor", term, span, help=help)
 
 
 def not_yet(sink: Sink, what: str, span: Span) -> None:
@@ -352,3 +207,8 @@ def unused(sink: Sink, kind: str, name: str, span: Span) -> None:
         "declared here",
         help="use it, or remove it",
     )
+
+
+def long_name(sink: Sink, name: str, span: Span, most: int) -> None:
+    message = f"a name of {len(name):,} characters is longer than the {most} that are read"
+    sink.error("E0230", message, span, help="a name becomes a class, an attribute and a file")

@@ -68,7 +68,7 @@ def _target(run: Run, frame: Frame, tree: ast.File, target: str) -> Entry | None
         found = frame.names.get(target)
         if found is not None and found.kind in TARGETS:
             return found
-        more = problems._meant(target, tree.span, own)
+        more = problems.meant(target, tree.span, own)
         more.pop("edits", None)
         run.sink.error("E0224", f"this file declares no model `{target}`", _top(tree), **more)
         return None

@@ -10,6 +10,7 @@ from moedsl.model import (
     defaults,
     evaluate,
     merge,
+    misfits,
     phases,
     problems,
     terms,
@@ -126,7 +127,7 @@ def _named(run: Run, name: str, span: Span, env: Env) -> list[ModelLayer] | None
     if entry.kind == "missing":
         return None
     if entry.kind != "model":
-        message = f"a model is wanted here, but `{name}` is {problems.a(entry.kind)}"
+        message = f"a model is wanted here, but `{name}` is {misfits.a(entry.kind)}"
         run.sink.error("E0211", message, span)
         return None
     entry.used = True
@@ -202,7 +203,7 @@ def _input(run: Run, parts: _Parts, entry: Entry, at: At) -> None:
     if isinstance(term, terms.Recipe) and run.kind(term) == "input":
         parts.inputs.append(terms.Input(entry.name, term, entry.span))
     elif term is not None:
-        problems.wrong_type(
+        misfits.wrong_type(
             run.sink, f"`input {entry.name}`", "what an input can be", term, entry.span
         )
 
@@ -216,7 +217,7 @@ def _tensor(run: Run, parts: _Parts, entry: Entry, at: At) -> None:
         return
     if terms.type_of(term) != "tensor":
         first = "begin with an input: `tokens -> ...`" if terms.type_of(term) == "recipe" else ""
-        problems.wrong_type(
+        misfits.wrong_type(
             run.sink, f"`{entry.kind} {entry.name}`", "a tensor", term, entry.value.span, help=first
         )
     elif entry.kind == "let":
@@ -264,7 +265,7 @@ def _setting(run: Run, entry: Entry, at: At) -> terms.Term | None:
     term = evaluate.evaluate(run, entry.value, entry.env, at)
     if term is not None and terms.type_of(term) in ("recipe", "tensor"):
         help = f"declare it with its kind: `norm {entry.name} = ...`, or `let {entry.name} = ...`"
-        problems.wrong_type(run.sink, f"`{entry.name}`", "a number", term, entry.span, help=help)
+        misfits.wrong_type(run.sink, f"`{entry.name}`", "a number", term, entry.span, help=help)
         return None
     return term
 

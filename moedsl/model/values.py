@@ -15,7 +15,7 @@ from moedsl.constructs.declare import (
     Setting,
     Words,
 )
-from moedsl.model import banks, calls, evaluate, flows, problems, terms
+from moedsl.model import banks, calls, evaluate, flows, foresee, misfits, terms
 from moedsl.model.algebra import PROJECTION
 from moedsl.model.defaults import parsed, words
 from moedsl.model.run import Run
@@ -51,7 +51,7 @@ def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits 
             settled, term = _name(run, slot, expr, env, at)
             if settled:
                 return term
-        special = calls.special_form(expr, env)
+        special = foresee.special_form(expr, env)
         if special == "phase":
             return _phase(run, slot, expr, env, at, edits)  # type: ignore[arg-type]
         if special == "by_layer":
@@ -85,7 +85,7 @@ def _name(run: Run, slot: Slot, expr: ast.Path, env: Env, at: At) -> tuple[bool,
         entry.used = True
         return True, terms.Word(word, span)
     if entry is None and isinstance(slot.setting, Words | Flag):
-        problems.not_a_word(run.sink, slot.what, name, slot.words, span)
+        misfits.not_a_word(run.sink, slot.what, name, slot.words, span)
         return True, None
     return False, None
 
@@ -122,7 +122,7 @@ def _place(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At) -> terms.Text
     if term is None:
         return None
     if terms.type_of(term) != "recipe":
-        problems.wrong_type(run.sink, slot.what, "the name of a place", term, span)
+        misfits.wrong_type(run.sink, slot.what, "the name of a place", term, span)
         return None
     return terms.Text(".".join(str(part) for part in expr.parts), span)
 
@@ -162,7 +162,7 @@ def fit(run: Run, slot: Slot, term: terms.Term, span: Span) -> Some:
         case Number() as setting:
             return _number(run, slot, setting, term, span)
         case Words() | Flag():
-            problems.wrong_type(run.sink, slot.what, f"one of {_words(slot)}", term, span)
+            misfits.wrong_type(run.sink, slot.what, f"one of {_words(slot)}", term, span)
             return None
         case Expression() as setting:
             return _expression(run, slot, setting, term, span)
@@ -192,7 +192,7 @@ def _number(run: Run, slot: Slot, setting: Number, term: terms.Term, span: Span)
     if not isinstance(term, terms.Number):
         wanted = "a whole number" if setting.whole else "a number"
         words = f" or {_words(slot)}" if slot.words else ""
-        problems.wrong_type(run.sink, slot.what, wanted + words, term, span)
+        misfits.wrong_type(run.sink, slot.what, wanted + words, term, span)
         return None
     return _bounded(run, slot, setting, term, span)
 
@@ -202,7 +202,7 @@ def _bounded(
 ) -> terms.Number | None:
     value = term.value
     if setting.whole and value != int(value):
-        problems.out_of_bounds(run.sink, slot.what, "a whole number", value, span)
+        misfits.out_of_bounds(run.sink, slot.what, "a whole number", value, span)
         return None
     low, high = setting.low, setting.high
     under = low is not None and (value < low or (setting.exclusive_low and value == low))
@@ -216,21 +216,21 @@ def _bounded(
     )
     needs = [at_least] if low is not None else []
     needs += [f"at most {high:g}"] if high is not None else []
-    problems.out_of_bounds(run.sink, slot.what, " and ".join(needs), value, span)
+    misfits.out_of_bounds(run.sink, slot.what, " and ".join(needs), value, span)
     return None
 
 
 def _expression(run: Run, slot: Slot, setting: Expression, term: terms.Term, span: Span) -> Some:
     kind = terms.type_of(term)
     if kind not in ("tensor", "recipe", "number"):
-        problems.wrong_type(run.sink, slot.what, "an expression", term, span)
+        misfits.wrong_type(run.sink, slot.what, "an expression", term, span)
         return None
     if kind == "recipe" and not setting.bare and not begins_with_tensor(term):
         fed = _fed(setting, term, span)
         if fed is not None:
             return fed
         names = ", ".join(f"`{name}`" for name in setting.sees)
-        problems.wrong_type(
+        misfits.wrong_type(
             run.sink, slot.what, "an expression that begins with a tensor", term, span,
             help=f"say what it reads: {names}, as in `{setting.sees[0]} -> ...`",
         )  # fmt: skip
@@ -262,19 +262,19 @@ def begins_with_tensor(term: terms.Term) -> bool:
 
 
 def _recipe(run: Run, slot: Slot, kinds: tuple[str, ...], term: terms.Term, span: Span) -> Some:
-    wanted = " or ".join(problems.a(kind) for kind in kinds) or "a recipe"
+    wanted = " or ".join(misfits.a(kind) for kind in kinds) or "a recipe"
     if terms.type_of(term) != "recipe":
         more = (
             {"help": "leave the input away: the place feeds it"}
             if terms.type_of(term) == "tensor"
             else {}
         )
-        problems.wrong_type(run.sink, slot.what, wanted, term, span, **more)
+        misfits.wrong_type(run.sink, slot.what, wanted, term, span, **more)
         return None
     if kinds and isinstance(term, terms.Recipe):
         cls = run.registry.get(term.construct)
         if cls is not None and not run.kinds(cls) & set(kinds):
-            problems.wrong_kind(run.sink, slot.what, kinds, term, cls.kind, span)
+            misfits.wrong_kind(run.sink, slot.what, kinds, term, cls.kind, span)
             return None
     return term
 
@@ -283,7 +283,7 @@ def _list_item(run: Run, slot: Slot, setting: Listed, term: terms.Term, span: Sp
     if setting.texts:
         if isinstance(term, terms.Text | terms.Word | terms.Number | terms.Items):
             return term
-        problems.wrong_type(run.sink, slot.what, "texts", term, span)
+        misfits.wrong_type(run.sink, slot.what, "texts", term, span)
         return None
     if isinstance(term, terms.Items):
         found = [_recipe(run, slot, setting.kinds, item, span) for _, item in term.items]
