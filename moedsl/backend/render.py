@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from moedsl.backend.routing_view import render_routing_files
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from moedsl.backend.plan import Plan
 
 
+@cache
 def environment() -> Environment:
-    """The one Jinja environment of printed packages."""
+    """The one Jinja environment of printed packages; it keeps the templates it compiled."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     return Environment(
@@ -25,6 +27,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        auto_reload=False,
     )
 
 
