@@ -9,6 +9,7 @@ from moedsl.constructs.declare import Bank, Construct
 from moedsl.model import banks, blocks, evaluate, instance, merge, misfits, problems, terms, values
 from moedsl.model.algebra import changed
 from moedsl.model.defaults import constant, default_entry
+from moedsl.model.lets import in_order
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env, Frame, Layer, implicit
 from moedsl.source import Span
@@ -83,7 +84,8 @@ def _lets(filling: _Filling) -> tuple[terms.Let, ...] | None:
         good = good and term is not None
         if term is not None:
             lets.append(terms.Let(entry.name, term, entry.span))
-    return tuple(lets) if good else None
+    ordered = in_order(run, lets) if good else None
+    return None if ordered is None else tuple(ordered)
 
 
 def _settings(filling: _Filling) -> tuple[tuple[str, terms.Term], ...] | None:

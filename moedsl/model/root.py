@@ -9,6 +9,7 @@ from moedsl.model import (
     checkpoints,
     defaults,
     evaluate,
+    lets,
     merge,
     misfits,
     phases,
@@ -183,9 +184,15 @@ def _parts(run: Run, frame: Frame) -> _Parts:
         for entry in entries:
             if entry.kind == "input":
                 _input(run, parts, entry, at)
-        for entry in entries:
-            if entry.kind in ("let", "output"):
-                _tensor(run, parts, entry, at)
+        for kind in ("let", "output"):
+            for entry in entries:
+                if entry.kind == kind:
+                    _tensor(run, parts, entry, at)
+    ordered = lets.in_order(run, parts.lets)
+    told = sum(entry.kind in ("let", "input") for entry in entries)
+    if ordered is None or len(parts.inputs) + len(ordered) < told:
+        parts.outputs = []  # they may read what could not be made
+    parts.lets = ordered or []
     for entry in entries:
         if entry.kind == "checkpoint":
             made = checkpoints.checkpoint(run, entry, at)

@@ -5,6 +5,8 @@ A term denotes a number, word, text, list, recipe (a map from tensors to tensors
 place) or tensor. `type_of(term)` says which.
 """
 
+# ruff: noqa: RUF009 (the default of `span` is a field, made in one place)
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -241,7 +243,8 @@ class Model:
     """A whole resolved spec."""
 
     name: str
-    settings: tuple[tuple[str, Term], ...]  # vocab, width, context and the model's own numbers (depth, ...)
+    # vocab, width, context and the model's own numbers (depth, ...)
+    settings: tuple[tuple[str, Term], ...]
     inputs: tuple[Input, ...]
     lets: tuple[Let, ...]
     outputs: tuple[Output, ...]

@@ -47,6 +47,24 @@ def test_what_is_made_of_itself_is_refused_once():
     assert found.codes == ["E0227"]
 
 
+def test_tensors_come_in_the_order_they_are_computed():
+    more = "let one = two -> embed\n  let two = tokens -> embed -> layer(sparse)"
+    found = answer(model("layer(sparse)", more.replace("two -> embed", "two -> last")))
+    assert [let.name for let in found.model.lets] == ["two", "one"]
+
+
+def test_tensors_that_read_each_other():
+    found = answer(model("layer(sparse)", "let one = two -> last\n  let two = one -> last"))
+    assert "E0227" in found.codes
+    assert found.model is None
+
+
+def test_nothing_reads_what_could_not_be_made():
+    found = answer(model("layer(sparse)").replace("ids(vocab)", "ids(vocap)"))
+    assert found.codes == ["E0201"]
+    assert found.model is None
+
+
 def test_a_block_cannot_hold_itself():
     found = answer(model("layer(sparse)").replace("x += own(before_mix(x))", "x += layer(x)"))
     assert found.codes == ["E0201"]
