@@ -257,17 +257,17 @@ class Builder:
 
     # --- diagnostics ---------------------------------------------------------------------------
 
-    def mismatch(self, code: str, message: str, *labels: tuple[Span, str]) -> None:
+    def mismatch(self, code: str, message: str, *labels: tuple[Span, str], help: str = "") -> None:
         """An error with a label for each fact."""
         (first, text), *rest = labels
         more = tuple(Label(s, t) for s, t in rest if s not in (NOWHERE, first))
-        self.sink.error(code, message, first, text, secondary=more)
+        self.sink.error(code, message, first, text, secondary=more, help=help)
 
     def _report(self, misfit: Mismatch | NotATensor, silent: bool) -> None:
         if silent:
             return
         if isinstance(misfit, NotATensor):
-            self.sink.error("E0304", str(misfit), self.span)
+            self.sink.error("E0304", str(misfit), self.span, help=_APPLIED)
             return
         left, right = misfit.left, misfit.right
         self.mismatch(
@@ -277,6 +277,9 @@ class Builder:
             (left.origin, f"{_size(left)} comes from here"),
             (right.origin, f"{_size(right)} comes from here"),
         )
+
+
+_APPLIED = "a mixture is what applies a decision: `moe` with `router = ...`"
 
 
 def _size(dim: Dim) -> str:

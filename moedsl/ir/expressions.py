@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from moedsl.ir import ops
+from moedsl.constructs import declare
+from moedsl.ir import ops, problems
 from moedsl.ir.frame import Hint
 from moedsl.ir.graph import Value
 from moedsl.ir.walk import fits_width, sets_width
@@ -12,6 +13,7 @@ from moedsl.model import terms
 from moedsl.model.terms import Term, type_of
 
 if TYPE_CHECKING:
+    from moedsl.constructs.declare import Construct
     from moedsl.ir.build import Builder
 
 
@@ -42,7 +44,8 @@ def evaluate(build: Builder, term: Term) -> Value:
     """A tensor expression; a recipe is fed with the body's `x`."""
     match term:
         case terms.Tensor(name):
-            return _look_up(build, name, term)
+            known = build.scope.get(name)
+            return known if known is not None else problems.unknown_tensor(build, term)
         case terms.Apply(recipe, inputs, named):
             values = [_without_hint(build, i) for i in inputs]
             by_name = {name: _without_hint(build, value) for name, value in named}
@@ -52,15 +55,7 @@ def evaluate(build: Builder, term: Term) -> Value:
         case terms.Phase():
             return _phase(build, term)
     x = build.scope.get("x")
-    assert x is not None, "a recipe stands where nothing feeds it"
-    return apply(build, term, x)
-
-
-def _look_up(build: Builder, name: str, term: terms.Tensor) -> Value:
-    if name in build.scope:
-        return build.scope[name]
-    build.sink.error("E0201", f"no tensor `{name}` is known here", term.span)
-    return build.poison(next(iter(build.scope.values())))
+    return apply(build, term, x) if x is not None else problems.nothing_feeds(build, term)
 
 
 def _without_hint(build: Builder, term: Term) -> Value:
@@ -94,8 +89,7 @@ def apply(
             return evaluate(build, term)
         case terms.Phase():
             return _phase(build, term, x)
-    build.sink.error("E0305", "this cannot be applied to a tensor", term.span)
-    return build.poison(x)
+    return problems.not_a_tensor(build, term)
 
 
 def _recipe(
@@ -108,6 +102,8 @@ def _recipe(
     from moedsl.constructs.registry import construct_of
 
     construct = construct_of(recipe)
+    if not _is_stage(build, construct):
+        return problems.not_a_stage(build, construct, recipe, x)
     build.spans.append(recipe.span)
     try:
         if construct.unit and build.frame.rows is None:
@@ -122,6 +118,13 @@ def _recipe(
         return construct.lower(build, x, *more, **named)
     finally:
         build.spans.pop()
+
+
+def _is_stage(build: Builder, construct: Construct) -> bool:
+    """Does a tensor go through it? A selection is one in a router's `select` only."""
+    if construct.kind == "select":
+        return build.frame.role == "select"
+    return type(construct).lower is not declare.Construct.lower
 
 
 def _flow(
@@ -229,5 +232,5 @@ def _alike(build: Builder, first: Value, second: Value) -> tuple[Value, Value]:
 
 def _phase(build: Builder, term: terms.Phase, x: Value | None = None) -> Value:
     if not term.train == term.eval == term.decode:
-        build.sink.error("E0312", "`phase` is not supported here", term.span)
+        problems.differs_by_phase(build, term)
     return _side(build, term.train, x)

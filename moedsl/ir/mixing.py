@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from moedsl.ir import ops
+from moedsl.ir import ops, problems
 from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
 from moedsl.model import terms
 from moedsl.model.terms import Term
@@ -49,7 +49,13 @@ def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
     kinds = _kinds(moe)
     choices = build.dim(sum(k.count for k in kinds), moe.recipe.origin("experts"), "E")
     if not kinds:
-        build.sink.error("E0404", "a mixture needs experts", moe.recipe.origin("experts"))
+        build.sink.error(
+            "E0404",
+            f"`{moe.recipe.name}` has no experts to choose among",
+            moe.recipe.origin("experts"),
+            "none are given",
+            help="say how many, and of what: `experts = 8 * swiglu(64)`",
+        )
         return build.poison(x)
     rows = build.op(ops.Rows(rows=ROWS), x, name="x")
     read = rows if route is None else build.op(ops.Rows(rows=ROWS), route, name="route")
@@ -79,9 +85,11 @@ def _kinds(moe: Moe) -> list[Kind]:
 
 def _decide(build: Builder, moe: Moe, x: Value, choices: Dim) -> Decision | None:
     routing = _routing(build, moe, x, choices)
-    if not isinstance(routing.type, RecordType) or len(routing.type.dims) != 2:
+    if not problems.is_decision(routing):
         if routing not in build.bad:
-            build.sink.error("E0405", "this is not a decision of a router", moe.router.span)
+            problems.not_a_decision(build, moe.router, routing)
+        return None
+    if routing in build.bad:
         return None
     kept, made_for = routing.type.dims
     if made_for.size != choices.size:
@@ -90,6 +98,7 @@ def _decide(build: Builder, moe: Moe, x: Value, choices: Dim) -> Decision | None
             f"the decision chooses among {made_for.size}, but there are {choices.size} experts",
             (choices.origin, f"{choices.size} experts"),
             (made_for.origin, f"{made_for.size} choices"),
+            help="a decision serves mixtures with as many experts as its router has choices",
         )
         return None
     return Decision(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
-from moedsl.ir.walk import tensors_in
+from moedsl.ir.walk import fits_width, tensors_in
 from moedsl.model import terms
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ class Wanted:
 
 
 def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None = None) -> Value:
-    wanted = wanted or Wanted()
+    wanted = wanted or build.wanted
     choices = build.width
     if choices is None:
-        build.sink.error(
-            "E0402", "this router does not know how many choices it has", router.recipe.span
-        )
-        choices = build.model_width
+        if fits_width(router.score):
+            return _without_choices(build, router, x)
+        x = build.op(ops.Rows(rows=ROWS), x, name="x")
     logits = build.named(build.role("score", router.score, x, choices), "score")
+    choices = choices or build.last(logits)
     _is_choices(build, router, logits, choices)
     build.bind("score", _wide(build, logits))
     for role in ("gate", "choose"):
@@ -45,12 +45,23 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     expert = build.role("select", router.select, build.scope["choose"])
     build.bind("expert", build.named(expert, "expert"))
     build.bind("logits", logits)
-    weight = _weigh(build, router, x, expert)
+    weight = _weigh(build, router, x, expert, choices)
     kept = build.last(expert)
     parts = _statistics(build, wanted, expert, logits, gate)
     return build.op(
         ops.Routed(kept=kept, choices=choices), expert, weight, logits, *parts, name="routing"
     )
+
+
+def _without_choices(build: Builder, router: Router, x: Value) -> Value:
+    """A router that is applied by itself has as many choices as its score makes, where the score says so."""
+    build.mismatch(
+        "E0402",
+        f"`{router.recipe.name}` does not know how many choices it has",
+        (router.score.span, "takes its width from a mixture, and stands in none here"),
+        help="write how many there are: `score = linear(8)`",
+    )
+    return build.poison(x)
 
 
 def _wide(build: Builder, value: Value) -> Value:
@@ -68,10 +79,11 @@ def _is_choices(build: Builder, router: Router, logits: Value, choices: Dim) -> 
             (router.score.span, "one number per choice is needed"),
             (found.origin, f"{found.size} comes from here"),
             (choices.origin, f"{choices.size} to choose among"),
+            help="end it with a `linear` without a width: it takes the number of choices",
         )
 
 
-def _weigh(build: Builder, router: Router, x: Value, expert: Value) -> Value:
+def _weigh(build: Builder, router: Router, x: Value, expert: Value, choices: Dim) -> Value:
     """Evaluated over what was kept: the tensors that it mentions are gathered first."""
     mentioned = tensors_in(router.weigh)
     kept = {
@@ -80,7 +92,7 @@ def _weigh(build: Builder, router: Router, x: Value, expert: Value) -> Value:
         if name in mentioned and expert not in build.bad
     }
     with build.body(**kept):
-        return build.role("weigh", router.weigh, x, build.width, name="weight")
+        return build.role("weigh", router.weigh, x, choices, name="weight")
 
 
 def _statistics(

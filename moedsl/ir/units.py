@@ -106,6 +106,8 @@ class Units:
             span=term.span,
         )
         values = [(name, Value(name, value.type, value.span)) for name, value in inputs]
+        pairs = zip(values, inputs, strict=True)
+        self.build.bad.update(own for (_, own), (_, given) in pairs if given in self.build.bad)
         with self.opened(unit, values, Hint(width)):
             scope = dict(values)
             if construct is None:

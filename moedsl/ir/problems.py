@@ -1,0 +1,99 @@
+"""What lowering says to people, where saying it takes more than a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moedsl.diagnostics.model import Label
+from moedsl.ir.graph import Dim, RecordType, TensorType, Value
+from moedsl.model import terms
+from moedsl.model.misfits import describe
+
+if TYPE_CHECKING:
+    from moedsl.constructs.declare import Construct
+    from moedsl.ir.build import Builder
+
+_BELONGS = {
+    "loss": "a mixture declares its losses: `loss = {}`",
+    "score": "it is where the `scores` of an attention begin",
+    "select": "it is what a router's `select` is made of",
+    "step": 'it is a step of a checkpoint\'s entry: `path = "name" -> {}`',
+    "input": "a model declares its inputs: `input tokens = {}`",
+    "checkpoint": "a model declares its checkpoints: `checkpoint hub = {} {{ ... }}`",
+}
+
+
+def unknown_tensor(build: Builder, term: terms.Tensor) -> Value:
+    build.sink.error("E0201", f"no tensor `{term.name}` is known here", term.span)
+    return build.poison(_anything(build, term))
+
+
+def not_a_tensor(build: Builder, term: terms.Term) -> Value:
+    """A number, a word or a list where something is computed."""
+    build.sink.error(
+        "E0210",
+        f"a tensor is wanted here, not {describe(term)}",
+        term.span,
+        describe(term),
+        help="a tensor is an input, a `let`, or a recipe applied to one: `dense(x)`",
+    )
+    return build.poison(_anything(build, term))
+
+
+def nothing_feeds(build: Builder, term: terms.Term) -> Value:
+    """A recipe in a body that has no `x`."""
+    build.sink.error(
+        "E0210",
+        f"a tensor is wanted here, not {describe(term)}",
+        term.span,
+        "nothing feeds it",
+        help="say what it is applied to: `tokens -> ...`",
+    )
+    return build.poison(_anything(build, term))
+
+
+def not_a_stage(build: Builder, construct: Construct, recipe: terms.Recipe, x: Value) -> Value:
+    """A loss, or another recipe through which nothing flows."""
+    around, own = build.span, recipe.span
+    inside = own.file == around.file and around.start <= own.start and own.end <= around.end
+    declared = () if inside else (Label(own, "declared here"),)
+    build.sink.error(
+        "E0211",
+        f"`{recipe.name}` is of kind `{construct.kind}`, and no tensor goes through one",
+        own if inside else around,
+        f"`{recipe.name}` stands where a tensor is computed",
+        secondary=declared,
+        help=_BELONGS.get(construct.kind, "").format(recipe.name),
+    )
+    return build.poison(x)
+
+
+def not_a_decision(build: Builder, term: terms.Term, found: Value) -> Value:
+    name = f"`{term.name}`" if isinstance(term, terms.Tensor) else describe(term)
+    build.sink.error(
+        "E0405",
+        f"a mixture wants a router or its decision, and {name} is neither",
+        term.span,
+        "a tensor of numbers" if isinstance(found.type, TensorType) else "something else",
+        help="name a router, or apply one before: `let pick = top2(x)`, then `router = pick`",
+    )
+    return build.poison(found)
+
+
+def differs_by_phase(build: Builder, term: terms.Phase) -> None:
+    build.sink.error(
+        "E0208",
+        "what is computed cannot differ by phase yet",
+        term.span,
+        "`train`, `eval` and `decode` differ here",
+        help="numbers such as a dropout's rate can: `dropout(phase(train = 0.1, eval = 0))`",
+    )
+
+
+def _anything(build: Builder, term: terms.Term) -> Value:
+    """Something to go on with, in place of what is missing."""
+    return Value("", TensorType((Dim("B"), Dim("T"), build.model_width)), term.span)
+
+
+def is_decision(value: Value) -> bool:
+    return isinstance(value.type, RecordType) and len(value.type.dims) == 2
