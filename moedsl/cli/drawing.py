@@ -49,7 +49,7 @@ def _frame(unit: Unit, frame: str) -> Frame:
         boxes.append(Box(source[value], value.name, "input"))
     for i, node in enumerate(unit.nodes):
         name = f"{frame}n{i}"
-        called = [callee.name for _, _, callee in node.op.calls(node.place)]
+        called = [callee.name for _, _, callee in node.op.calls(node.place, node.path)]
         form = "call" if called else "weight" if node.op.parameters() else "plain"
         operation = _phrase(node.op, called)
         place = node.place or node.role

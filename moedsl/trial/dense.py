@@ -40,7 +40,7 @@ def _picks(graph: Graph) -> dict[terms.Recipe, int]:
     def walk(unit: Unit, lines: tuple[Line, ...]) -> None:
         by_path = {line.path: line for line in lines}
         for node in unit.nodes:
-            for path, _, callee in node.op.calls(node.place):
+            for path, _, callee in node.op.calls(node.place, node.path):
                 line = by_path[path]
                 if callee.kind == "moe" and callee.recipe is not None:
                     found[callee.recipe] = max(1, round(line.picks))

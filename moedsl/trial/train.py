@@ -60,7 +60,7 @@ class Runner:
         matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
         self.gauge = Gauge()
         self.record = ContestantRecord(contestant.name, contestant.what, contestant.total, contestant.active)
 
@@ -79,7 +79,7 @@ class Runner:
         self.optimizer.step()
         self.record.train_bits.append(loss.item() / math.log(2))
         self.record.seconds += time.perf_counter() - started
-        self.gauge.see(output.routing)
+        self.gauge.see(getattr(output, "routing", {}))
 
     def evaluate(self, step: int, windows: Tensor) -> None:
         """Held-out bits per byte, one number for each window."""

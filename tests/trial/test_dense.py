@@ -1,0 +1,66 @@
+"""The dense counterpart: the same model, with every mixture as what one token meets of it."""
+
+from __future__ import annotations
+
+import pytest
+
+import moedsl
+from moedsl.diagnostics.model import Sink
+from moedsl.ir.cost import cost
+from moedsl.ir.lower import lower
+from moedsl.trial.dense import NoTwin, dense_twin
+from tests.packages import SPECS, source
+
+SPARSE = [p.stem for p in sorted(SPECS.glob("*.moe")) if "moe " in p.read_text()]
+
+
+def checked(name, *settings):
+    result = moedsl.check(source(name), settings)
+    assert result.ok, result.diagnostics
+    return result
+
+
+def lowered(model):
+    sink = Sink()
+    graph = lower(model, sink)
+    assert graph is not None and not sink.found, sink.found
+    return graph
+
+
+def routers(graph):
+    """Parameters of the routers: what the sparse model has beside what a token meets of its experts."""
+    return sum(
+        parameter.size
+        for place in graph.places()
+        if place.unit.kind == "router"
+        for node in place.unit.nodes
+        for parameter in node.op.parameters()
+    )
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_the_twin_is_as_large_as_what_is_active(name):
+    result = checked(name)
+    twin = lowered(dense_twin(result.model, result.graph))
+    assert not [place for place in twin.places() if place.unit.kind in ("moe", "router", "experts")]
+    assert cost(twin).total.total == cost(twin).total.active
+    assert cost(twin).total.total == cost(result.graph).total.active - routers(result.graph)
+
+
+def test_widths_follow_the_number_of_experts_met():
+    result = checked("tiny", "top2.select=top_k(3)", "sparse.experts=8 * swiglu(32)")
+    twin = dense_twin(result.model, result.graph)
+    assert twin.name == "tiny_dense" and not twin.checkpoints
+    assert "width=96" in repr(twin).replace("('width', Number(value=96))", "width=96")
+
+
+def test_what_has_no_width_stands_beside_itself():
+    result = checked("tiny", "sparse.experts=4 * (linear(32) -> relu -> linear(64))")
+    twin = lowered(dense_twin(result.model, result.graph))
+    assert cost(twin).total.total == cost(result.graph).total.active - routers(result.graph)
+
+
+def test_a_dense_model_has_no_twin():
+    result = checked("llama2_7b")
+    with pytest.raises(NoTwin, match="no mixture"):
+        dense_twin(result.model, result.graph)
