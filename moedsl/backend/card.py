@@ -55,7 +55,7 @@ def numbers(info: Info) -> str:
 
 def table(info: Info) -> tuple[str, ...]:
     """One line per run of equal places, and below a layer its parts."""
-    rows = [HEAD]
+    rows: list[tuple[str, ...]] = [HEAD]
     for row in info.rows:
         rows.append(_cells(row, row.path, f" x {row.count}" if row.count > 1 else ""))
         rows.extend(_cells(part, f"{row.path}.{part.path}") for part in row.parts if part.experts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from moedsl.backend.imports import ImportSet
@@ -12,6 +12,7 @@ from moedsl.backend.naming import Scope, attribute, camel, class_name
 from moedsl.backend.plan_lines import call_lines, statement_lines
 from moedsl.backend.plan_reads import Reads
 from moedsl.backend.plan_stacks import loop, made
+from moedsl.backend.plan_taps import is_list
 from moedsl.backend.plan_words import describe, docstring
 from moedsl.backend.statements import Writer, suffix
 from moedsl.ir import ops
@@ -112,7 +113,7 @@ def plan_class(unit: Unit, names: Names) -> ClassView:
         {p.value: p.name for p in inputs},
         names.reads,
         loop=lambda w, node: loop(w, node, names.reads, names.classes, run=False),
-        reserved=names.reserved,
+        reserved=names.reserved | {"layer", "routed"},
         results=results,
     )
     body = writer.lines()
@@ -124,7 +125,7 @@ def plan_class(unit: Unit, names: Names) -> ClassView:
     signature = call_lines(
         "def forward",
         ["self", *(f"{p.name}: {p.annotation}" for p in inputs)],
-        f" -> {result_type(results)}:",
+        f" -> {result_type(unit)}:",
         MEMBER,
     )
     return ClassView(
@@ -191,8 +192,13 @@ def annotation_imports(value: Value) -> tuple[str, ...]:
     return (_HOMES[name],) if name in _HOMES else ()
 
 
-def result_type(results: Sequence[Value]) -> str:
-    kinds = [annotation(value) for value in results]
+def result_type(unit: Unit) -> str:
+    lists = {tap for tap in unit.taps if is_list(unit, tap)}
+    kinds = [annotation(value) for value in [*unit.outputs, *unit.taps]]
+    kinds = [
+        f"list[{k}]" if v in lists else k
+        for k, v in zip(kinds, [*unit.outputs, *unit.taps], strict=True)
+    ]
     return kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
 
 

@@ -16,11 +16,15 @@ from moedsl.backend.plan_classes import (
 )
 from moedsl.backend.plan_lines import STEP, WIDTH, call_lines, fits, indented, statement_lines
 from moedsl.backend.plan_reads import is_loss
-from moedsl.backend.plan_stacks import loop, routing_lines, taps_of
+from moedsl.backend.plan_stacks import loop
+from moedsl.backend.plan_taps import routing_lines
 from moedsl.backend.plan_words import docstring, flow
 from moedsl.backend.statements import Text, Writer
 from moedsl.ir.graph import Graph, Node, Parameter, Unit, Value
 from moedsl.ir.ops import AttentionMask, Stack
+
+# Names that the root's `forward` has beside the values of its graph.
+ROOT_LOCALS = frozenset({"losses", "routing", "layer", "routed"})
 
 
 def plan_model(graph: Graph, names: Names) -> ClassView:
@@ -66,7 +70,7 @@ def _forward(root: Unit, names: Names) -> Method:
         names.reads,
         loop=lambda w, node: loop(w, node, names.reads, names.classes, run=True),
         finish=lambda w, parts: _finish(w, parts, losses),
-        reserved=names.reserved,
+        reserved=names.reserved | ROOT_LOCALS,
         results=[*root.outputs, *(node.outputs[0] for node in losses), *root.taps],
         pinned=frozenset(root.outputs),
         stems=_masks(root),
@@ -95,14 +99,15 @@ def _finish(writer: Writer, parts: list[Text], losses: list[Node]) -> list[str]:
     """Losses and decisions by name, and the return."""
     outputs = len(writer.unit.outputs)
     values = parts[outputs : outputs + len(losses)]
-    entries = [f'"{n.op.loss}": {part.code}' for n, part in zip(losses, values, strict=True)]
-    taps = list(taps_of(writer.unit, writer.names))
+    labels = [getattr(node.op, "loss", "") for node in losses]
+    entries = [f'"{label}": {part.code}' for label, part in zip(labels, values, strict=True)]
+    taps = routing_lines(writer.unit, writer.names)
     logits = ", ".join(part.code for part in parts[:outputs])
     if not taps and not entries:
         return [*statement_lines(f"return Output({logits}, losses={{}}, routing={{}})", BODY)]
     routing = "routing" if taps else "routing={}"
     ending = statement_lines(f"return Output({logits}, losses, {routing})", BODY)
-    return [*_dictionary("losses", entries), *routing_lines(taps), *ending]
+    return [*_dictionary("losses", entries), *taps, *ending]
 
 
 def _dictionary(name: str, entries: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import cast
 
 from moedsl.backend.checkpoint_view import plan_checkpoint
 from moedsl.backend.losses_view import BalanceView, LossView, ZView
-from moedsl.backend.routing_view import RouteView, RoutingView, Statistic
+from moedsl.backend.routing_view import FIELDS, RouteView, RoutingView, Statistic
 from moedsl.backend.runtime_view import GenerationView, RuntimeView
 from moedsl.backend.state_view import AttendView, MaskView, RotaryView, StateView
 from moedsl.ir import ops
@@ -35,10 +35,13 @@ def plan_routing(graph: Graph, header: str, package: str) -> RoutingView | None:
     routes = {op.name: route_view(op) for op in used if isinstance(op, ops.Route)}
     if not any(isinstance(op, ops.Route | ops.Routed | ops.Dispatch) for op in used):
         return None
+    written_out = any(isinstance(op, ops.Routed) for op in used)
+    read = {op.which for op in used if isinstance(op, ops.Statistic)} & set(FIELDS)
     return RoutingView(
         header=header,
         package=package,
         routes=tuple(routes.values()),
+        steps=tuple(name for name in FIELDS if name in read) if written_out else None,
         expert_bias=any(isinstance(op, ops.Linear) and op.bank and op.bias for op in used),
     )
 
@@ -84,7 +87,7 @@ def _is_language_model(graph: Graph) -> bool:
 
 
 def plan_state(graph: Graph) -> StateView | None:
-    """None where no layer looks at another token."""
+    """None where nothing depends on what came before."""
     used = list(every_op(graph))
     tables = {op.table: rotary_view(op) for op in used if isinstance(op, ops.RotaryTable)}
     masks = {op.function: mask_view(op) for op in used if isinstance(op, ops.AttentionMask)}
@@ -92,13 +95,15 @@ def plan_state(graph: Graph) -> StateView | None:
     for op in used:
         if isinstance(op, ops.Attend):
             attends.setdefault(op.function, []).append(op)
-    if not (tables or masks or attends):
+    # Without attention the cache still says how much of a mask belongs to earlier tokens.
+    past = any(isinstance(op, ops.Past) for op in used)
+    if not (tables or masks or attends or past):
         return None
     return StateView(
         rotaries=tuple(tables.values()),
         masks=tuple(masks.values()),
         attends=tuple(attend_view(name, alike) for name, alike in attends.items()),
-        cache=any(isinstance(op, ops.Attend) and op.cached_keys for op in used),
+        cache=past or any(isinstance(op, ops.Attend) and op.cached_keys for op in used),
         positions=any(isinstance(op, ops.Positions) for op in used),
     )
 
@@ -142,12 +147,19 @@ def _losses(graph: Graph) -> Iterator[LossView]:
             case ops.Balance():
                 yield balance_view(op)
             case ops.ZLoss():
-                yield ZView(
-                    name=function, coefficient=op.coefficient, of=_site(op.loss), layers=op.layers
-                )  # type: ignore[arg-type]
+                yield z_view(op)
             case _:
                 continue
         seen.add(function)
+
+
+def z_view(op: ops.ZLoss) -> ZView:
+    return ZView(
+        name=op.function,
+        coefficient=op.coefficient,
+        of=_site(op.loss),
+        layers=op.layers,  # type: ignore[arg-type]
+    )
 
 
 def balance_view(op: ops.Balance) -> BalanceView:

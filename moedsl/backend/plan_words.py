@@ -138,7 +138,7 @@ def spell(term: terms.Term) -> str:
         case terms.Copies(count=count, recipe=recipe):
             return f"{count} * {spell(recipe)}"
         case terms.Apply(recipe=recipe, inputs=inputs, named=named):
-            if isinstance(recipe, terms.Flow) and len(inputs) == 1 and not named:
+            if not isinstance(recipe, terms.Recipe) and len(inputs) == 1 and not named:
                 return f"{spell(inputs[0])} -> {spell(recipe)}"
             parts = [*map(spell, inputs), *(f"{name} = {spell(value)}" for name, value in named)]
             head = spell(recipe) if isinstance(recipe, terms.Recipe) else f"({spell(recipe)})"
@@ -163,20 +163,22 @@ def _repeated(stages: list[str]) -> list[str]:
     """`a -> a -> b -> a -> b` as `a`, `2 * (a -> b)`: what is repeated is said once."""
     found, start = [], 0
     while start < len(stages):
-        best = (1, 1)
-        for length in range(1, (len(stages) - start) // 2 + 1):
-            pattern, times = stages[start : start + length], 1
-            counted = any(stage[0].isdigit() for stage in pattern)
-            while not counted and stages[start + times * length :][:length] == pattern:
-                times += 1
-            best = max(
-                best, (times * length if times > 1 else 1, -length, times), key=lambda b: b[:2]
-            )
-        length, times = (-best[1], best[2]) if len(best) == 3 else (1, 1)
+        tried = [(length, _times(stages, start, length)) for length in range(1, 9)]
+        length, times = max(tried, key=lambda t: (t[0] * t[1] if t[1] > 1 else 1, -t[0]))
         one = " -> ".join(stages[start : start + length])
         found.append(one if times == 1 else f"{times} * {one if length == 1 else f'({one})'}")
         start += length * times
     return found
+
+
+def _times(stages: list[str], start: int, length: int) -> int:
+    """How often the next `length` stages follow each other; what has a count already stays as it is."""
+    pattern, times = stages[start : start + length], 1
+    if any(stage[0].isdigit() for stage in pattern) or len(pattern) < length:
+        return 1
+    while stages[start + times * length : start + (times + 1) * length] == pattern:
+        times += 1
+    return times
 
 
 def legend(dims: Iterable[Dim]) -> str:

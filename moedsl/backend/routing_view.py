@@ -65,13 +65,15 @@ class RoutingView:
     """The routing files of one package.
 
     `header` is the provenance comment, one line with its `#`. `package` is the namespace of the
-    custom operators, so two packages can live in one process. `expert_bias` asks for
-    `grouped_linear_bias`.
+    custom operators, so two packages can live in one process. `steps`: the statistics of routers
+    that model.py writes out in steps, None where every router is one of `routes`. `expert_bias`
+    asks for `grouped_linear_bias`.
     """
 
     header: str
     package: str
     routes: tuple[RouteView, ...] = ()
+    steps: tuple[Statistic, ...] | None = None
     expert_bias: bool = False
 
     def __post_init__(self) -> None:
@@ -82,7 +84,7 @@ class RoutingView:
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         """The union of what the routes are asked for, in the order of the printed fields."""
-        asked = {name for route in self.routes for name in route.statistics}
+        asked = {name for route in self.routes for name in route.statistics} | {*(self.steps or ())}
         return tuple(name for name in FIELDS if name in asked)
 
 
@@ -265,7 +267,7 @@ def render_routing_files(view: RoutingView, environment: Environment) -> dict[st
         "wants": view.statistics,
         "fields": fields,
         "parts": [part_of(field) for field in fields],
-        "smooth": any(FIELDS[name][1] for name in view.statistics),
+        "smooth": bool(routes) and any(FIELDS[name][1] for name in view.statistics),
         "by_expert": any(field.endswith("E") for field in fields),
         "softmax": any(route.uses_softmax or route.kept_softmax for route in routes),
         "softmax_backward": any(route.chains_softmax for route in routes),

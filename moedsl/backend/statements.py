@@ -47,9 +47,8 @@ class Writer:
     reserved: frozenset[str] = frozenset()
     results: list[Value] = field(default_factory=list)  # what the return reads
     pinned: frozenset[Value] = frozenset()  # never written inside another expression
-    stems: dict[Value, str] = field(
-        default_factory=dict
-    )  # names that are better here than the values' own
+    # Names that are better here than the values' own.
+    stems: dict[Value, str] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     _inline: set[Node] = field(default_factory=set)
     _producer: dict[Value, Node] = field(default_factory=dict)
@@ -192,10 +191,6 @@ class Writer:
             self.text(v) if read else _UNREAD for v, read in zip(node.inputs, mask, strict=True)
         ]
         return print_op(node, operands)
-
-    def name(self, stem: str, letters: str = "") -> str:
-        """A further local name, for what a loop needs beside the unit's own values."""
-        return self._scope.free(stem, letters)
 
 
 def print_op(node: Node, operands: list[Text]) -> Text:
