@@ -33,7 +33,9 @@ def load(package: Path) -> tuple[dict, ModuleType, ModuleType]:
 
 
 def statistics(view: dict) -> list[str]:
-    asked = {name for route in view["routes"] for name in route["statistics"]}
+    asked = {name for route in view["routes"] for name in route["statistics"]} | {
+        *(view["steps"] or ())
+    }
     return [name for name in STATISTICS if name in asked]
 
 
