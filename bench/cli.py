@@ -20,7 +20,12 @@ def seconds(arguments: list[str]) -> list[float]:
     found = []
     for _ in range(RUNS):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "moedsl", *(a.replace("{folder}", folder) for a in arguments)]
+            command = [
+                sys.executable,
+                "-m",
+                "moedsl",
+                *(a.replace("{folder}", folder) for a in arguments),
+            ]
             started = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             found.append(time.perf_counter() - started)

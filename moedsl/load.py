@@ -19,7 +19,9 @@ class SpecError(ValueError):
         self.diagnostics = diagnostics
 
 
-def load(spec: str | Path, *, root: str | Path | None = None, target: str = "", **settings: Any) -> type:
+def load(
+    spec: str | Path, *, root: str | Path | None = None, target: str = "", **settings: Any
+) -> type:
     """The model class of `spec`, compiled in memory. `settings` are edits as `--set` takes them:
 
     load("mixtral_8x7b.moe", depth=2, **{"sparse.experts": "4 * swiglu(96)"})
@@ -28,7 +30,9 @@ def load(spec: str | Path, *, root: str | Path | None = None, target: str = "", 
     from moedsl.pipeline import compile
 
     source = read_source(spec, root)
-    result = compile(source, tuple(f"{path}={_spelled(value)}" for path, value in settings.items()), target)
+    result = compile(
+        source, tuple(f"{path}={_spelled(value)}" for path, value in settings.items()), target
+    )
     if not result.ok:
         from moedsl.diagnostics.render import render_text
 
@@ -44,7 +48,9 @@ def _spelled(value: Any) -> str:
 def model_class(module: ModuleType) -> type:
     """The model that a printed package exports: the one class of `__all__` that knows how to start its weights."""
     exported = (getattr(module, name) for name in module.__all__)
-    return next(value for value in exported if isinstance(value, type) and hasattr(value, "init_weights"))
+    return next(
+        value for value in exported if isinstance(value, type) and hasattr(value, "init_weights")
+    )
 
 
 def load_package(files: Mapping[str, str], name: str) -> ModuleType:
@@ -68,7 +74,9 @@ def _inner(path: str, name: str) -> str:
 
 def _renamed(text: str, name: str, unique: str) -> str:
     """Custom operators are global to a process, so each import gets a namespace of its own."""
-    return text.replace(f'"{name}::', f'"{unique}::').replace(f"torch.ops.{name}.", f"torch.ops.{unique}.")
+    return text.replace(f'"{name}::', f'"{unique}::').replace(
+        f"torch.ops.{name}.", f"torch.ops.{unique}."
+    )
 
 
 class _Strings:
@@ -93,8 +101,9 @@ class _Strings:
         if fullname not in self.texts:
             return None
         origin = self._file(fullname)
+        loader: Any = self
         spec = importlib.util.spec_from_loader(
-            fullname, self, origin=origin, is_package=self.is_package(fullname)
+            fullname, loader, origin=origin, is_package=self.is_package(fullname)
         )
         assert spec is not None
         spec.has_location = True  # sets __file__, which inspect and linecache look for

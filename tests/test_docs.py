@@ -46,7 +46,9 @@ BLOCKS = [
 
 def named(*languages):
     chosen = [b for b in BLOCKS if b.language in languages]
-    return pytest.mark.parametrize("block", chosen, ids=[f"{b.page}-{i}" for i, b in enumerate(chosen)])
+    return pytest.mark.parametrize(
+        "block", chosen, ids=[f"{b.page}-{i}" for i, b in enumerate(chosen)]
+    )
 
 
 def specs_of(page: str) -> dict[str, str]:
@@ -86,7 +88,9 @@ def test_python(block, desk):
     pytest.importorskip("torch")
     for name, spec in specs_of(block.page).items():
         (desk / name).write_text(spec)
-    done = subprocess.run([sys.executable, "-c", block.text], env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", block.text], env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -108,7 +112,9 @@ def commands(block: Block) -> list[str]:
 
 
 def output_of(block: Block) -> str:
-    return "".join(line for line in block.text.splitlines(keepends=True) if not line.startswith("$ "))
+    return "".join(
+        line for line in block.text.splitlines(keepends=True) if not line.startswith("$ ")
+    )
 
 
 def run(line: str, expected: str | None) -> None:
@@ -117,7 +123,9 @@ def run(line: str, expected: str | None) -> None:
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
         return
     assert words[0] == "moedsl", f"what is {words[0]}?"
-    done = subprocess.run([sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True
+    )
     if expected is None:
         assert done.returncode == 0, done.stdout + done.stderr
         return

@@ -11,7 +11,9 @@ from moedsl.cli import options
 
 @click.command(short_help="Check specs and report what is wrong with them.")
 @options.choosing(options.specs, options.settings, options.target, options.root, options.format)
-def check(specs: tuple[Path, ...], settings: tuple[str, ...], target: str, root: Path | None, format: str) -> None:
+def check(
+    specs: tuple[Path, ...], settings: tuple[str, ...], target: str, root: Path | None, format: str
+) -> None:
     """Check each SPEC and report what is wrong with it."""
     from moedsl import pipeline
     from moedsl.cli.reporting import Report, read

@@ -13,10 +13,23 @@ from moedsl.cli import options
 
 @click.command(short_help="Print the PyTorch package of a spec into a folder.")
 @options.choosing(options.spec)
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Its folder goes in here.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Its folder goes in here.",
+)
 @options.choosing(options.settings, options.target, options.root, options.format)
-@click.option("--check", "only_check", is_flag=True, help="Write nothing; show what would change, and exit 1 if anything.")
-@click.option("--watch", is_flag=True, help="Do it again whenever the spec or one of its imports changes.")
+@click.option(
+    "--check",
+    "only_check",
+    is_flag=True,
+    help="Write nothing; show what would change, and exit 1 if anything.",
+)
+@click.option(
+    "--watch", is_flag=True, help="Do it again whenever the spec or one of its imports changes."
+)
 def compile(
     spec: Path,
     output: Path,
@@ -85,7 +98,10 @@ class Job:
             changes = plan_changes(files, self.output)
         except Foreign as error:
             for path in error.paths:
-                click.echo(f"error: {path} was not written by moedsl, and stays; nothing was written", err=True)
+                click.echo(
+                    f"error: {path} was not written by moedsl, and stays; nothing was written",
+                    err=True,
+                )
             return 1
         if self.only_check:
             click.echo(difference(changes), nl=False)
@@ -94,7 +110,9 @@ class Job:
         if self.format == "text":
             count = len(changes.new) + len(changes.changed)
             removed = f", {len(changes.stale)} removed" if changes.stale else ""
-            click.echo(f"{self.output / next(iter(files)).split('/')[0]}: {count} of {len(files)} files written{removed}")
+            click.echo(
+                f"{self.output / next(iter(files)).split('/')[0]}: {count} of {len(files)} files written{removed}"
+            )
         return 0
 
 
@@ -102,4 +120,7 @@ def package_files(result: object) -> dict[str, str]:
     """The printed files under a folder with the package's name."""
     files: dict[str, str] = result.files  # type: ignore[attr-defined]
     name = result.model.name  # type: ignore[attr-defined]
-    return {path if path.startswith(f"{name}/") else f"{name}/{path}": text for path, text in files.items()}
+    return {
+        path if path.startswith(f"{name}/") else f"{name}/{path}": text
+        for path, text in files.items()
+    }

@@ -53,7 +53,9 @@ def _frame(unit: Unit, frame: str) -> Frame:
         form = "call" if called else "weight" if node.op.parameters() else "plain"
         operation = _phrase(node.op, called)
         place = node.place or node.role
-        boxes.append(Box(name, f"{place}: {operation}" if place and place != operation else operation, form))
+        boxes.append(
+            Box(name, f"{place}: {operation}" if place and place != operation else operation, form)
+        )
         arrows += [Arrow(source[v], name, _letters(v)) for v in node.inputs if v in source]
         source.update(dict.fromkeys(node.outputs, name))
     for value in (*unit.outputs, *unit.taps):
@@ -78,7 +80,10 @@ def _letters(value: Value) -> str:
 
 
 def dot(graph: Graph) -> str:
-    lines = [f'digraph "{graph.name}" {{', '  node [shape=box, fontname="Helvetica"]; edge [fontname="Helvetica"];']
+    lines = [
+        f'digraph "{graph.name}" {{',
+        '  node [shape=box, fontname="Helvetica"]; edge [fontname="Helvetica"];',
+    ]
     for frame in frames(graph):
         lines.append(f'  subgraph "cluster_{frame.id}" {{')
         lines.append(f'    label="{frame.title}";')
@@ -101,13 +106,19 @@ def mermaid(graph: Graph) -> str:
     lines = ["flowchart TD"]
     for frame in frames(graph):
         lines.append(f'  subgraph {frame.id}["{frame.title}"]')
-        lines += [f'    {b.id}{_MERMAID[b.form].format(b.text)}' for b in frame.boxes]
+        lines += [f"    {b.id}{_MERMAID[b.form].format(b.text)}" for b in frame.boxes]
         lines += [f"    {a.start} -->|{a.text}| {a.end}" for a in frame.arrows]
         lines.append("  end")
     return "\n".join((*lines, ""))
 
 
-_MERMAID = {"input": '(["{}"])', "output": '(["{}"])', "weight": '["{}"]', "call": '[["{}"]]', "plain": '("{}")'}
+_MERMAID = {
+    "input": '(["{}"])',
+    "output": '(["{}"])',
+    "weight": '["{}"]',
+    "call": '[["{}"]]',
+    "plain": '("{}")',
+}
 
 
 def svg(graph: Graph) -> str:

@@ -9,7 +9,12 @@ from xml.sax.saxutils import escape
 
 from moedsl.cli.drawing import Box, Frame
 
-HIGH, APART, BELOW, EDGE = 26, 16, 30, 24  # a box, the room beside it, the room under it, a frame's rim
+HIGH, APART, BELOW, EDGE = (
+    26,
+    16,
+    30,
+    24,
+)  # a box, the room beside it, the room under it, a frame's rim
 LETTER = 6.6
 _STYLE = """<style>
   text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: #22211e; }
@@ -29,10 +34,13 @@ class Placed:
 
 
 def draw(frames: list[Frame]) -> str:
-    left, tallest, parts = EDGE, 0.0, []
+    left, tallest = float(EDGE), 0.0
+    parts: list[str] = []
     for frame in frames:
         placed = _layout(frame)
-        width = max(max(p.x + p.width for p in placed.values()), len(frame.title) * LETTER) + 2 * EDGE
+        width = (
+            max(max(p.x + p.width for p in placed.values()), len(frame.title) * LETTER) + 2 * EDGE
+        )
         height = max(p.y for p in placed.values()) + HIGH + 2 * EDGE + 18
         parts.append(f'<g transform="translate({left:g} {EDGE})">')
         parts.append(f'<rect class="frame" width="{width:g}" height="{height:g}" rx="10"/>')
@@ -44,17 +52,23 @@ def draw(frames: list[Frame]) -> str:
         left += width + EDGE
         tallest = max(tallest, height)
     size = f'viewBox="0 0 {left:g} {tallest + 2 * EDGE:g}" width="{left:g}" height="{tallest + 2 * EDGE:g}"'
-    return "\n".join((f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', _STYLE, *parts, "</svg>", ""))
+    return "\n".join(
+        (f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', _STYLE, *parts, "</svg>", "")
+    )
 
 
 def _layout(frame: Frame) -> dict[str, Placed]:
     """Rows by longest way from an input; inputs stand right above what first reads them."""
     depth: dict[str, int] = {box.id: 0 for box in frame.boxes}
     for box in frame.boxes:
-        depth[box.id] = max((depth[a.start] + 1 for a in frame.arrows if a.end == box.id), default=0)
+        depth[box.id] = max(
+            (depth[a.start] + 1 for a in frame.arrows if a.end == box.id), default=0
+        )
     for box in frame.boxes:
         if box.form == "input":
-            depth[box.id] = max(0, min((depth[a.end] for a in frame.arrows if a.start == box.id), default=1) - 1)
+            depth[box.id] = max(
+                0, min((depth[a.end] for a in frame.arrows if a.start == box.id), default=1) - 1
+            )
     rows: dict[int, list[Box]] = defaultdict(list)
     for box in frame.boxes:
         rows[depth[box.id]].append(box)

@@ -15,7 +15,14 @@ FORMS = ("text", "dot", "mermaid", "svg")
 @click.command(short_help="Show what the compiler knows after a stage.")
 @options.choosing(options.spec)
 @click.option("--stage", type=click.Choice(STAGES), default="graph", show_default=True)
-@click.option("--as", "form", type=click.Choice(FORMS), default="text", show_default=True, help="Drawings are of the graph.")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(FORMS),
+    default="text",
+    show_default=True,
+    help="Drawings are of the graph.",
+)
 @options.choosing(options.settings, options.target, options.root)
 def emit(
     spec: Path, stage: str, form: str, settings: tuple[str, ...], target: str, root: Path | None

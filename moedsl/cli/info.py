@@ -11,10 +11,21 @@ from moedsl.cli import options
 
 @click.command(short_help="Show the layer table: experts, parameters, FLOPs, bytes.")
 @options.choosing(options.spec, options.settings, options.target, options.root)
-@click.option("--tokens", type=click.IntRange(1), default=1, show_default=True, help="Context that attention runs over.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Context that attention runs over.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
 def info(
-    spec: Path, settings: tuple[str, ...], target: str, root: Path | None, tokens: int, as_json: bool
+    spec: Path,
+    settings: tuple[str, ...],
+    target: str,
+    root: Path | None,
+    tokens: int,
+    as_json: bool,
 ) -> None:
     """Show what SPEC is made of, per layer and in total."""
     from moedsl import pipeline

@@ -16,7 +16,9 @@ def kinds(name: str | None, as_json: bool) -> None:
     if name is not None:
         chosen = [entry for entry in found if name in (entry.name, entry.kind)]
         if not chosen:
-            raise click.UsageError(f"there is no construct or kind {name}{_meant(name, [e.name for e in found])}")
+            raise click.UsageError(
+                f"there is no construct or kind {name}{_meant(name, [e.name for e in found])}"
+            )
         found = chosen
     if as_json:
         import json

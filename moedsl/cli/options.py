@@ -25,8 +25,12 @@ settings = click.option(
     callback=lambda _context, _option, given: tuple(map(_setting, given)),
     help='Change a setting, as in --set depth=2 or --set "sparse.experts=4 * swiglu(96)".',
 )
-root = click.option("--root", type=_FOLDER, help="Imports may reach this folder. [default: the spec's own]")
-target = click.option("--model", "target", default="", help="The model to take. [default: the last of the file]")
+root = click.option(
+    "--root", type=_FOLDER, help="Imports may reach this folder. [default: the spec's own]"
+)
+target = click.option(
+    "--model", "target", default="", help="The model to take. [default: the last of the file]"
+)
 format = click.option(
     "--format",
     type=click.Choice(FORMATS),

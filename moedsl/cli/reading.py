@@ -38,8 +38,8 @@ def read_source(path: str | Path, root: str | Path | None = None) -> Source:
         importer = queue.pop()
         for wanted in imports_of(texts[importer]):
             key = _normal(PurePosixPath(importer).parent / wanted)
-            file = _inside(folder, key)
-            if file is None or key in texts:
+            file = None if key is None or key in texts else _inside(folder, key)
+            if key is None or file is None:
                 continue
             if len(texts) == MAX_FILES:
                 raise Unreadable(f"{path} imports more than {MAX_FILES} files")
@@ -66,9 +66,9 @@ def _normal(path: PurePosixPath) -> str | None:
     return "/".join(parts)
 
 
-def _inside(folder: Path, key: str | None) -> Path | None:
+def _inside(folder: Path, key: str) -> Path | None:
     """The file, unless it is missing or a link leads out of `folder`."""
-    if key is None or PurePosixPath(key).is_absolute():
+    if PurePosixPath(key).is_absolute():
         return None
     file = (folder / key).resolve()
     return file if file.is_relative_to(folder) and file.is_file() else None

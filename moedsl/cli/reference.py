@@ -99,7 +99,9 @@ def _type(setting: declare.Setting) -> str:
         case declare.Bank(kinds=kinds, words=words):
             return " | ".join((f"{' or '.join(kinds) or 'recipes'} side by side", *words))
         case declare.Listed(kinds=kinds, texts=texts, words=words):
-            return " | ".join((f"list of {'texts' if texts else ' or '.join(kinds) or 'recipes'}", *words))
+            return " | ".join(
+                (f"list of {'texts' if texts else ' or '.join(kinds) or 'recipes'}", *words)
+            )
     return setting.type
 
 

@@ -26,7 +26,10 @@ def read(path: Path, root: Path | None) -> Source:
 
 
 def shown(
-    source: Source, diagnostics: tuple[Diagnostic, ...], folder: Path, settings: tuple[str, ...] = ()
+    source: Source,
+    diagnostics: tuple[Diagnostic, ...],
+    folder: Path,
+    settings: tuple[str, ...] = (),
 ) -> tuple[Source, tuple[Diagnostic, ...]]:
     """The same with file names that are right from where the command was called: inside they are relative to the root.
     Settings of the command line are texts that one may point into, too."""
@@ -52,7 +55,11 @@ def shown(
 
 
 def require(
-    stage: Callable[..., Result], spec: Path, root: Path | None, settings: tuple[str, ...], target: str
+    stage: Callable[..., Result],
+    spec: Path,
+    root: Path | None,
+    settings: tuple[str, ...],
+    target: str,
 ) -> Result:
     """The result of `stage` on a spec that has no errors; where it has, they are shown and the command ends."""
     source = read(spec, root)
@@ -91,7 +98,9 @@ class Report:
         from moedsl.diagnostics.render import render_text
 
         colour = (sys.stderr if self.to_errors else sys.stdout).isatty()
-        return "\n".join(render_text(found, source, colour=colour) for source, found in self.found if found)
+        return "\n".join(
+            render_text(found, source, colour=colour) for source, found in self.found if found
+        )
 
     def _data(self) -> str:
         from moedsl.diagnostics import formats

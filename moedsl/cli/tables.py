@@ -24,10 +24,26 @@ def console() -> Console:
 
 def print_info(info: Info) -> None:
     total = info.total
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", title=_headline(info), title_style="bold", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title=_headline(info),
+        title_style="bold",
+        pad_edge=False,
+    )
     for name in ("layer", "kind"):
         table.add_column(name, no_wrap=True)
-    for name in ("experts", "k", "total", "active", "trainable", "FLOPs", "training", "weights", "KV/token"):
+    for name in (
+        "experts",
+        "k",
+        "total",
+        "active",
+        "trainable",
+        "FLOPs",
+        "training",
+        "weights",
+        "KV/token",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in info.rows:
         _add(table, row, 0)
@@ -53,7 +69,9 @@ def _add(table: Table, row: Row, depth: int) -> None:
     """The row, and under it the parts that hold experts or are worth a line."""
     experts = f"{row.experts:,}" if row.experts else ""
     picks = f"{row.picks:g}" if row.experts else ""
-    name = "  " * depth + (row.path if depth else row.path + (f"  ×{row.count}" if row.count > 1 else ""))
+    name = "  " * depth + (
+        row.path if depth else row.path + (f"  ×{row.count}" if row.count > 1 else "")
+    )
     table.add_row(name, row.kind, experts, picks, *_cells(row.counts), style="dim" if depth else "")
     if depth == 0:
         for part in row.parts:
@@ -125,14 +143,23 @@ def print_contestants(record: TrialRecord) -> None:
         style="dim",
     )
     for one in record.contestants:
-        sizes = f"{count_text(one.parameters)} parameters, {count_text(one.active)} active for a token"
+        sizes = (
+            f"{count_text(one.parameters)} parameters, {count_text(one.active)} active for a token"
+        )
         out.print(f"  {one.name}: {one.what}; {sizes}")
 
 
 def print_results(record: TrialRecord) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", style="bold", no_wrap=True)
-    for name in ("parameters", "active", "held-out bits/byte", "training bytes", "ms a step", "bytes/s"):
+    for name in (
+        "parameters",
+        "active",
+        "held-out bits/byte",
+        "training bytes",
+        "ms a step",
+        "bytes/s",
+    ):
         table.add_column(name, justify="right")
     for one in record.contestants:
         table.add_row(

@@ -20,15 +20,37 @@ if TYPE_CHECKING:
 
 @click.command("try", short_help="Train specs side by side on real text, and draw what came of it.")
 @options.choosing(options.specs, options.settings, options.target, options.root)
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="How long to train. [default: 120]")
-@click.option("--steps", type=click.IntRange(1), help="How many steps to train, instead: repeatable to the bit.")
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Sequences in a step.")
-@click.option("--length", type=click.IntRange(8), default=128, show_default=True, help="Bytes in a sequence.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Learning rate.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), help="How long to train. [default: 120]"
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help="How many steps to train, instead: repeatable to the bit.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=8, show_default=True, help="Sequences in a step."
+)
+@click.option(
+    "--length", type=click.IntRange(8), default=128, show_default=True, help="Bytes in a sequence."
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=3e-3,
+    show_default=True,
+    help="Learning rate.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and batches.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all]")
 @click.option("--device", default="cpu", show_default=True, help="As torch calls it.")
-@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("trial"), show_default=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("trial"),
+    show_default=True,
+)
 def trial(
     specs: tuple[Path, ...],
     settings: tuple[str, ...],
@@ -56,7 +78,9 @@ def trial(
     from moedsl.trial.train import Budget
 
     names = [path.name for path in specs]
-    record = TrialRecord(names, list(settings), seed=seed, rate=rate, batch=batch, length=length, device=device)
+    record = TrialRecord(
+        names, list(settings), seed=seed, rate=rate, batch=batch, length=length, device=device
+    )
     rivals = _contestants(specs, root, settings, target)
     budget = Budget(steps, None if steps is not None else seconds or 120.0)
     _train(rivals, record, budget)
@@ -67,7 +91,10 @@ def _need_torch(threads: int | None) -> None:
     try:
         import torch
     except ImportError:
-        click.echo("error: a trial trains models, which needs PyTorch: pip install 'moedsl[torch]'", err=True)
+        click.echo(
+            "error: a trial trains models, which needs PyTorch: pip install 'moedsl[torch]'",
+            err=True,
+        )
         sys.exit(1)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -121,15 +148,28 @@ def _train(rivals: list[Contestant], record: TrialRecord, budget: object) -> Non
 
 def _show(progress: Iterator[Progress], runners: list[Runner]) -> None:
     """Follow a run with a bar, and each contestant's loss beside it."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     from moedsl.cli.tables import console
 
-    columns = (BarColumn(36), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(36),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=console()) as bar:
         task = bar.add_task("", total=1.0)
         for now in progress:
-            bits = "  ".join(f"{r.contestant.name} {b:.2f}" for r, b in zip(runners, now.bits, strict=True))
+            bits = "  ".join(
+                f"{r.contestant.name} {b:.2f}" for r, b in zip(runners, now.bits, strict=True)
+            )
             words = f"step {now.step}  bits per byte: {bits}  {now.tokens_per_second:,.0f} bytes/s"
             bar.update(task, completed=now.done, description=words)
 
@@ -142,4 +182,6 @@ def _leave(record: TrialRecord, out: Path) -> None:
     (out / "results.json").write_text(json.dumps(record.json(), indent=1) + "\n", encoding="utf-8")
     (out / "index.html").write_text(page(record), encoding="utf-8")
     print_results(record)
-    click.echo(f"{record.verdict}\n{record.noise}\nPictures: {out / 'index.html'}   numbers: {out / 'results.json'}")
+    click.echo(
+        f"{record.verdict}\n{record.noise}\nPictures: {out / 'index.html'}   numbers: {out / 'results.json'}"
+    )

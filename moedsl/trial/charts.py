@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 20, 14, 34
 POINTS = 360  # of a line; more cannot be seen
 PIXELS_BETWEEN_LABELS = 15
+
+Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,11 @@ class Grid:
 
 
 def line_chart(
-    title: str, x_title: str, series: Sequence[Series], y_range: tuple[float, float], label_room: int = 0
+    title: str,
+    x_title: str,
+    series: Sequence[Series],
+    y_range: tuple[float, float],
+    label_room: int = 0,
 ) -> LineChart:
     low, high = y_range
     last = max((s.x[-1] for s in series if s.x), default=1.0) or 1.0
@@ -109,7 +115,11 @@ def line_chart(
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - y) / (high - low)
 
     lines = tuple(_line(s, across, up) for s in series)
-    ends = [Label(s.name, s.tone, up(s.y[-1])) for s in series if s.y and not s.faint] if label_room else []
+    ends = (
+        [Label(s.name, s.tone, up(s.y[-1])) for s in series if s.y and not s.faint]
+        if label_room
+        else []
+    )
     return LineChart(
         title=title,
         x_title=x_title,
@@ -126,12 +136,15 @@ def line_chart(
     )
 
 
-def _line(series: Series, across, up) -> Line:  # type: ignore[no-untyped-def]
+def _line(series: Series, across: Scale, up: Scale) -> Line:
     stride = max(1, math.ceil(len(series.x) / POINTS))
     kept = list(zip(series.x, series.y, strict=True))[::stride]
     places = [(round(across(x), 1), round(up(y), 1)) for x, y in kept]
     dots = (
-        tuple(Dot(px, py, f"{series.name}: {y:.3f} at {x:g}") for (px, py), (x, y) in zip(places, kept, strict=True))
+        tuple(
+            Dot(px, py, f"{series.name}: {y:.3f} at {x:g}")
+            for (px, py), (x, y) in zip(places, kept, strict=True)
+        )
         if series.dots
         else ()
     )
@@ -197,7 +210,9 @@ def heat_map(
         for j, value in enumerate(values)
     )
     row_ticks = tuple(Tick(round((i + 0.5) * height, 1), name) for i, (name, _) in enumerate(rows))
-    column_ticks = tuple(Tick(round(left + (j + 0.5) * width, 1), c) for j, c in enumerate(columns) if c)
+    column_ticks = tuple(
+        Tick(round(left + (j + 0.5) * width, 1), c) for j, c in enumerate(columns) if c
+    )
     return Grid(
         title=title,
         width=left + len(rows[0][1]) * width + 1,

@@ -45,8 +45,13 @@ def contestant(result: Result) -> Contestant:
 
     info = info_table(result.graph)
     _check_fit(result.model, info.total.total)
-    banks = sorted({(r.experts, r.picks) for row in info.rows for r in (row, *row.parts) if r.experts})
-    what = ", ".join(f"{experts} experts, {picks:g} for each token" for experts, picks in banks) or "dense"
+    banks = sorted(
+        {(r.experts, r.picks) for row in info.rows for r in (row, *row.parts) if r.experts}
+    )
+    what = (
+        ", ".join(f"{experts} experts, {picks:g} for each token" for experts, picks in banks)
+        or "dense"
+    )
     package = load_package(result.files, result.model.name)
     return Contestant(result.model.name, what, info.total.total, info.total.active, package)
 
@@ -54,7 +59,9 @@ def contestant(result: Result) -> Contestant:
 def _check_fit(model: terms.Model, parameters: int) -> None:
     vocab = model.setting("vocab")
     if not isinstance(vocab, terms.Number) or vocab.value < VOCABULARY:
-        raise Unfit(f"{model.name} is tried on bytes, which need a vocabulary of {VOCABULARY}: add --set vocab=256")
+        raise Unfit(
+            f"{model.name} is tried on bytes, which need a vocabulary of {VOCABULARY}: add --set vocab=256"
+        )
     if len(model.inputs) != 1 or model.inputs[0].recipe.construct != "ids":
         raise Unfit(f"{model.name} takes more than token ids, and a trial has nothing but text")
     needed, there = parameters * TRAINING_BYTES, _memory()

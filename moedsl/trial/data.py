@@ -22,7 +22,9 @@ class Corpus:
 
     def windows(self, length: int, most: int) -> Tensor:
         """Held-out text cut into [n, length + 1], evenly spread where there are more than `most`."""
-        cut = self.held_out[: self.held_out.numel() // (length + 1) * (length + 1)].view(-1, length + 1)
+        cut = self.held_out[: self.held_out.numel() // (length + 1) * (length + 1)].view(
+            -1, length + 1
+        )
         step = max(1, cut.shape[0] // most)
         return cut[::step][:most]
 

@@ -29,7 +29,11 @@ def dense_twin(model: terms.Model, graph: Graph) -> terms.Model:
         raise NoTwin(f"{model.name} has no mixture to replace")
     rewritten = _rewrite(model, picks)
     return replace(
-        rewritten, name=f"{model.name}_dense", checkpoints=(), stages=(), lets=_without_decisions(rewritten.lets)
+        rewritten,
+        name=f"{model.name}_dense",
+        checkpoints=(),
+        stages=(),
+        lets=_without_decisions(rewritten.lets),
     )
 
 
@@ -92,11 +96,12 @@ def _times(recipe: terms.Term, count: int) -> list[terms.Term]:
     if not isinstance(recipe, terms.Recipe):
         return [recipe] * count
     width = _width_of(recipe)
-    if width is None:
+    narrow = recipe.setting(width) if width else None
+    if not isinstance(narrow, terms.Number):
         stem = recipe.place or recipe.name
         return [replace(recipe, place=f"{stem}_{i}" if count > 1 else stem) for i in range(count)]
     settings = tuple(
-        (name, terms.Number(value.value * count) if name == width else value)  # type: ignore[union-attr]
+        (name, terms.Number(narrow.value * count) if name == width else value)
         for name, value in recipe.settings
     )
     return [replace(recipe, settings=settings)]
@@ -107,8 +112,12 @@ def _width_of(recipe: terms.Recipe) -> str | None:
     declaration = constructs()[recipe.construct]
     if declaration.kind != "ffn":
         return None
-    found = [n for n, s in declaration.settings.items() if isinstance(s, Number) and s.whole and s.positional]
-    return found[0] if len(found) == 1 and isinstance(recipe.setting(found[0]), terms.Number) else None
+    found = [
+        n
+        for n, s in declaration.settings.items()
+        if isinstance(s, Number) and s.whole and s.positional
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _bank(term: terms.Term) -> list[tuple[int, terms.Term]]:
@@ -126,5 +135,7 @@ def _bank(term: terms.Term) -> list[tuple[int, terms.Term]]:
 def _heaviest(bank: terms.Term) -> terms.Term:
     """Among experts of several kinds, the one of the most copies that is not a constant (`zero`, `identity`)."""
     kinds = _bank(bank)
-    computing = [pair for pair in kinds if isinstance(pair[1], terms.Recipe) and pair[1].settings] or kinds
+    computing = [
+        pair for pair in kinds if isinstance(pair[1], terms.Recipe) and pair[1].settings
+    ] or kinds
     return max(computing, key=lambda pair: pair[0])[1]

@@ -36,7 +36,10 @@ def view(record: TrialRecord) -> dict[str, Any]:
     return {
         "record": record,
         "title": " and ".join(one.name for one in record.contestants),
-        "cards": [_card(record, one, tone) for one, tone in zip(record.contestants, _tones(record), strict=True)],
+        "cards": [
+            _card(record, one, tone)
+            for one, tone in zip(record.contestants, _tones(record), strict=True)
+        ],
         "loss": loss_chart(record),
         "mixtures": [_mixture(one) for one in sparse],
         "command": _command(record),
@@ -67,7 +70,9 @@ def _card(record: TrialRecord, one: ContestantRecord, tone: str) -> dict[str, An
 
 def _command(record: TrialRecord) -> str:
     settings = "".join(f' --set "{s}"' if " " in s else f" --set {s}" for s in record.settings)
-    return f"moedsl try {' '.join(record.specs)}{settings} --seed {record.seed} --steps {record.steps}"
+    return (
+        f"moedsl try {' '.join(record.specs)}{settings} --seed {record.seed} --steps {record.steps}"
+    )
 
 
 def loss_chart(record: TrialRecord) -> LineChart:
@@ -76,14 +81,18 @@ def loss_chart(record: TrialRecord) -> LineChart:
     series: list[Series] = []
     for one, tone in zip(record.contestants, _tones(record), strict=True):
         steps = range(1, len(one.train_bits) + 1)
-        series.append(Series(one.name, tone, list(steps), smooth(one.train_bits, window), faint=True))
+        series.append(
+            Series(one.name, tone, list(steps), smooth(one.train_bits, window), faint=True)
+        )
         series.append(Series(one.name, tone, one.held_out_steps, one.held_out_bits, dots=True))
     every = [y for s in series for y in s.y]
     early = max(1, record.steps // 16)
     high = max(max(smooth(one.train_bits, window)[early - 1 :]) for one in record.contestants)
     low = min(every)
     room = 0.06 * (high - low) or 0.1
-    return line_chart("Loss", "training step", series, (low - room, high + room), label_room=_room(record))
+    return line_chart(
+        "Loss", "training step", series, (low - room, high + room), label_room=_room(record)
+    )
 
 
 def _room(record: TrialRecord) -> int:
@@ -100,7 +109,9 @@ def _mixture(one: ContestantRecord) -> dict[str, Any]:
         "load": load_map(routing, layers),
         "histories": [_history(routing, i, name) for i, name in enumerate(layers)],
         "entropy": _per_layer("Router entropy", routing, layers, routing.entropy, (0.0, 1.0)),
-        "dropped": _per_layer("Dropped choices, in percent", routing, layers, percent, _range(percent)),
+        "dropped": _per_layer(
+            "Dropped choices, in percent", routing, layers, percent, _range(percent)
+        ),
         "dropped_any": any(map(any, percent)),
         "dropped_last": f"{max(percent[-1]):.1f} %",
     }
@@ -122,12 +133,27 @@ def load_map(routing: RoutingRecord, layers: list[str]) -> Grid:
     late = routing.load[-max(1, len(routing.load) // 6) :]
     rows = []
     for i, name in enumerate(layers):
-        rows.append((name, [sum(column) / len(late) for column in zip(*(_relative(r[i]) for r in late), strict=True)]))
+        rows.append(
+            (
+                name,
+                [
+                    sum(column) / len(late)
+                    for column in zip(*(_relative(r[i]) for r in late), strict=True)
+                ],
+            )
+        )
     most = max(len(values) for _, values in rows)
     rows = [(name, values) for name, values in rows if values]
     width = min(76.0, WIDEST / most)
-    hints = [[f"{name}, expert {j}: {v:.2f} of a fair share" for j, v in enumerate(values)] for name, values in rows]
-    columns = [str(j) for j in range(most)] if most <= 32 else [str(j) if j % 8 == 0 else "" for j in range(most)]
+    hints = [
+        [f"{name}, expert {j}: {v:.2f} of a fair share" for j, v in enumerate(values)]
+        for name, values in rows
+    ]
+    columns = (
+        [str(j) for j in range(most)]
+        if most <= 32
+        else [str(j) if j % 8 == 0 else "" for j in range(most)]
+    )
     return heat_map("Expert load", rows, columns, FULL, hints, (width, 34.0), numbers=most <= 12)
 
 
@@ -137,7 +163,10 @@ def _history(routing: RoutingRecord, layer: int, name: str) -> Grid:
     experts = len(over_time[0])
     rows = [(f"expert {e}", [reading[e] for reading in over_time]) for e in range(experts)]
     hints = [
-        [f"step {s}, expert {e}: {v:.2f} of a fair share" for s, v in zip(routing.steps, values, strict=True)]
+        [
+            f"step {s}, expert {e}: {v:.2f} of a fair share"
+            for s, v in zip(routing.steps, values, strict=True)
+        ]
         for e, (_, values) in enumerate(rows)
     ]
     size = (318 / len(over_time), max(3.0, min(13.0, 140 / experts)))
@@ -147,15 +176,26 @@ def _history(routing: RoutingRecord, layer: int, name: str) -> Grid:
 
 
 def _per_layer(
-    title: str, routing: RoutingRecord, layers: list[str], values: list[list[float]], y_range: tuple[float, float]
+    title: str,
+    routing: RoutingRecord,
+    layers: list[str],
+    values: list[list[float]],
+    y_range: tuple[float, float],
 ) -> LineChart:
     """A line for each layer, from the first (light) to the last (dark)."""
     count = len(layers)
     series = [
-        Series(name, f"depth-{round(4 * i / max(1, count - 1))}", routing.steps, [row[i] for row in values])
+        Series(
+            name,
+            f"depth-{round(4 * i / max(1, count - 1))}",
+            routing.steps,
+            [row[i] for row in values],
+        )
         for i, name in enumerate(layers)
     ]
-    labelled = [s if count <= 8 or i in (0, count - 1) else _unnamed(s) for i, s in enumerate(series)]
+    labelled = [
+        s if count <= 8 or i in (0, count - 1) else _unnamed(s) for i, s in enumerate(series)
+    ]
     return line_chart(title, "training step", labelled, y_range, label_room=70)
 
 

@@ -26,7 +26,9 @@ class Gauge:
             for place, decision in routing.items():
                 now = [load(decision), entropy(decision), dropped(decision)]
                 before = self.sums.get(place)
-                self.sums[place] = now if before is None else [a + b for a, b in zip(before, now, strict=True)]
+                self.sums[place] = (
+                    now if before is None else [a + b for a, b in zip(before, now, strict=True)]
+                )
         self.passes += 1
 
     def read(self, step: int, record: RoutingRecord) -> None:
@@ -35,10 +37,10 @@ class Gauge:
             return
         record.places = list(self.sums)
         record.steps.append(step)
-        means = [[(value / self.passes).tolist() for value in three] for three in self.sums.values()]
-        record.load.append([three[0] for three in means])
-        record.entropy.append([three[1] for three in means])
-        record.dropped.append([three[2] for three in means])
+        loads, entropies, drops = zip(*self.sums.values(), strict=True)
+        record.load.append([(one / self.passes).tolist() for one in loads])
+        record.entropy.append([(one / self.passes).item() for one in entropies])
+        record.dropped.append([(one / self.passes).item() for one in drops])
         self.sums, self.passes = {}, 0
 
 

@@ -59,10 +59,15 @@ class Runner:
         self.model = contestant.make(seed).to(device)
         matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": WEIGHT_DECAY},
+            {"params": others, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
         self.gauge = Gauge()
-        self.record = ContestantRecord(contestant.name, contestant.what, contestant.total, contestant.active)
+        self.record = ContestantRecord(
+            contestant.name, contestant.what, contestant.total, contestant.active
+        )
 
     def step(self, batch: Tensor, rate: float) -> None:
         import torch
@@ -87,11 +92,16 @@ class Runner:
 
         self.model.eval()
         with torch.no_grad():
-            bits = [_nats(self.model(w[:, :-1]).logits, w).mean(1) / math.log(2) for w in windows.split(8)]
+            bits = [
+                _nats(self.model(w[:, :-1]).logits, w).mean(1) / math.log(2)
+                for w in windows.split(8)
+            ]
         self.model.train()
         self.record.window_bits = torch.cat(bits).tolist()
         self.record.held_out_steps.append(step)
-        self.record.held_out_bits.append(sum(self.record.window_bits) / len(self.record.window_bits))
+        self.record.held_out_bits.append(
+            sum(self.record.window_bits) / len(self.record.window_bits)
+        )
 
     def write(self, prompt: str, length: int, seed: int) -> None:
         """Let the model go on from `prompt`."""
@@ -102,7 +112,9 @@ class Runner:
         tokens = torch.tensor([list(prompt.encode())], device=device)
         generate: Any = self.contestant.package.generate
         with torch.no_grad():
-            out = generate(self.model, tokens, max_new_tokens=length, temperature=0.7, top_p=0.95, seed=seed)
+            out = generate(
+                self.model, tokens, max_new_tokens=length, temperature=0.7, top_p=0.95, seed=seed
+            )
         self.record.sample = bytes(out[0, -length:].clamp(0, 255).tolist()).decode(errors="replace")
 
 
@@ -110,7 +122,9 @@ def _nats(logits: Tensor, batch: Tensor) -> Tensor:
     """Cross-entropy of each next byte, [B, T]."""
     import torch
 
-    return torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), batch[:, 1:], reduction="none")
+    return torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), batch[:, 1:], reduction="none"
+    )
 
 
 def learning_rate(done: float) -> float:
@@ -118,7 +132,9 @@ def learning_rate(done: float) -> float:
     return min(1.0, (done + 1e-3) / WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * done))
 
 
-def run(runners: list[Runner], corpus: Corpus, budget: Budget, record: TrialRecord) -> Iterator[Progress]:
+def run(
+    runners: list[Runner], corpus: Corpus, budget: Budget, record: TrialRecord
+) -> Iterator[Progress]:
     """Train until the budget is used up. Results are in the runners' records; a contestant never waits for another
     by more than one step, so that whatever else the machine does falls on both alike."""
     batches = Batches(corpus.train, record.batch, record.length, record.seed)

@@ -40,7 +40,9 @@ def verdict(contestants: list[ContestantRecord]) -> tuple[str, str]:
         return f"{best.name} needs {bits(best):.3f} bits per byte of text it has not seen.", ""
     second = ranked[1]
     found = paired(second.window_bits, best.window_bits)
-    scores = f"{bits(best):.3f} against {bits(second):.3f} bits per byte of text that neither has seen"
+    scores = (
+        f"{bits(best):.3f} against {bits(second):.3f} bits per byte of text that neither has seen"
+    )
     noise = (
         f"The difference is {found.mean:.3f} ± {found.margin:.3f} (95 %, paired over {found.pairs} held-out windows); "
         "one seed was trained, so the luck of a start is not in that interval."

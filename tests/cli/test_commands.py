@@ -59,7 +59,11 @@ def test_a_wrong_setting_is_shown_as_it_was_given():
 
 def test_info_counts_mixtral():
     told = json.loads(call("info", MIXTRAL, "--json"))
-    assert told["parameters"] == {"total": 46702792704, "active": 12879925248, "trainable": 46702792704}
+    assert told["parameters"] == {
+        "total": 46702792704,
+        "active": 12879925248,
+        "trainable": 46702792704,
+    }
     (layers,) = [row for row in told["layers"] if row["count"] > 1]
     assert (layers["count"], layers["experts"], layers["picks"]) == (32, 8, 2)
     table = call("info", MIXTRAL)
@@ -67,7 +71,11 @@ def test_info_counts_mixtral():
 
 
 def test_info_takes_settings():
-    small = json.loads(call("info", MIXTRAL, "--json", "--set", "depth=2", "--set", "sparse.experts=4 * swiglu(96)"))
+    small = json.loads(
+        call(
+            "info", MIXTRAL, "--json", "--set", "depth=2", "--set", "sparse.experts=4 * swiglu(96)"
+        )
+    )
     assert sum(row["count"] for row in small["layers"] if row["experts"]) == 2
 
 
@@ -93,7 +101,9 @@ def test_same_spec_same_bytes_from_anywhere(tmp_path, monkeypatch):
     call("compile", tmp_path / "tiny.moe", "-o", tmp_path / "one")
     monkeypatch.chdir(tmp_path)
     call("compile", "tiny.moe", "-o", "two")
-    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n / "tiny").iterdir()} for n in ("one", "two"))
+    one, two = (
+        {p.name: p.read_bytes() for p in (tmp_path / n / "tiny").iterdir()} for n in ("one", "two")
+    )
     assert one == two
 
 
@@ -102,7 +112,9 @@ def test_emit_is_stable_text(stage):
     assert call("emit", TINY, "--stage", stage) == call("emit", TINY, "--stage", stage) != ""
 
 
-@pytest.mark.parametrize("form, start", [("dot", "digraph"), ("mermaid", "flowchart"), ("svg", "<svg ")])
+@pytest.mark.parametrize(
+    "form, start", [("dot", "digraph"), ("mermaid", "flowchart"), ("svg", "<svg ")]
+)
 def test_the_graph_is_drawn(form, start):
     drawing = call("emit", TINY, "--as", form)
     assert drawing.startswith(start) and "sparse" in drawing and "layer" in drawing

@@ -17,14 +17,22 @@ def put(folder, **texts):
 
 
 def test_imports_are_followed_and_nothing_else_is_read(tmp_path):
-    put(tmp_path, spec='import a from "parts/one.moe"\n', parts__one='import b from "two.moe"\n', parts__two="# b\n", other="")
+    put(
+        tmp_path,
+        spec='import a from "parts/one.moe"\n',
+        parts__one='import b from "two.moe"\n',
+        parts__two="# b\n",
+        other="",
+    )
     source = read_source(tmp_path / "spec.moe")
     assert sorted(source.files) == ["parts/one.moe", "parts/two.moe", "spec.moe"]
     assert source.text == source.files["spec.moe"]
 
 
 def test_a_comment_imports_nothing():
-    assert imports_of('# import a from "b.moe"\nimport c from "d.moe" # from "e.moe"\nadapter f on "g.json" {}\n') == [
+    assert imports_of(
+        '# import a from "b.moe"\nimport c from "d.moe" # from "e.moe"\nadapter f on "g.json" {}\n'
+    ) == [
         "d.moe",
         "g.json",
     ]
@@ -39,7 +47,11 @@ def test_nothing_outside_the_root_is_read(tmp_path, way):
 
 
 def test_links_that_leave_the_root_are_not_followed(tmp_path):
-    put(tmp_path, secret="# secret\n", inside__spec='import a from "link.moe"\nimport b from "folder/secret.moe"\n')
+    put(
+        tmp_path,
+        secret="# secret\n",
+        inside__spec='import a from "link.moe"\nimport b from "folder/secret.moe"\n',
+    )
     os.symlink(tmp_path / "secret.moe", tmp_path / "inside" / "link.moe")
     os.symlink(tmp_path, tmp_path / "inside" / "folder")
     assert list(read_source(tmp_path / "inside" / "spec.moe").files) == ["spec.moe"]

@@ -40,13 +40,19 @@ def test_stale_files_of_ours_go_and_others_stay(tmp_path):
     (tmp_path / "tiny" / "train.py").write_text("import model\n")
     (tmp_path / "notes.md").write_text("mine\n")
     assert written(tmp_path).stale == ("tiny/losses.py",)
-    assert sorted(p.name for p in (tmp_path / "tiny").iterdir()) == ["__init__.py", "model.py", "train.py"]
+    assert sorted(p.name for p in (tmp_path / "tiny").iterdir()) == [
+        "__init__.py",
+        "model.py",
+        "train.py",
+    ]
     assert (tmp_path / "notes.md").exists()
 
 
 def test_the_difference_is_a_diff(tmp_path):
     written(tmp_path, FILES | {"tiny/losses.py": HEADER + "b = 1\n"})
-    changes = plan_changes(FILES | {"tiny/model.py": HEADER + "a = 2\n", "tiny/new.py": HEADER}, tmp_path)
+    changes = plan_changes(
+        FILES | {"tiny/model.py": HEADER + "a = 2\n", "tiny/new.py": HEADER}, tmp_path
+    )
     text = difference(changes)
     assert "-a = 1\n+a = 2\n" in text and "--- a/tiny/losses.py\n+++ /dev/null\n" in text
     assert "--- /dev/null\n+++ b/tiny/new.py\n" in text

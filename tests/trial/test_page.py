@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -30,11 +31,15 @@ def record(*, routing=True, dropped=0.0, sample="the <b>text</b> & more"):
     for i, name in enumerate(("sparse", "sparse_dense")):
         curve = [8 * math.exp(-step / 20) + 2 + 0.1 * i for step in range(steps)]
         windows = [curve[-1] + 0.01 * (w % 7) + 0.001 * i * (w % 3) for w in range(16)]
-        one = ContestantRecord(name, "4 experts, 2 for each token", 1000 + i, 900, curve, [0, 30, 60], [8.0, 3.0, 2.0])
+        one = ContestantRecord(
+            name, "4 experts, 2 for each token", 1000 + i, 900, curve, [0, 30, 60], [8.0, 3.0, 2.0]
+        )
         one.window_bits, one.seconds, one.sample = windows, 3.0, sample
         one.routing = routed(dropped=dropped) if routing and i == 0 else RoutingRecord()
         contestants.append(one)
-    found = TrialRecord(["sparse.moe"], ["width=64", "sparse.experts=4 * swiglu(96)"], 0, 3e-3, 8, 128)
+    found = TrialRecord(
+        ["sparse.moe"], ["width=64", "sparse.experts=4 * swiglu(96)"], 0, 3e-3, 8, 128
+    )
     found.steps, found.seconds, found.contestants, found.prompt = steps, 6.0, contestants, "The "
     found.verdict, found.noise = verdict(contestants)
     return found
@@ -42,7 +47,9 @@ def record(*, routing=True, dropped=0.0, sample="the <b>text</b> & more"):
 
 def test_the_page_is_one_file_of_its_own():
     text = page(record())
-    assert not re.search(r'(?:src|href)="(?!#)', text) and "@import" not in text and "http" not in text
+    assert (
+        not re.search(r'(?:src|href)="(?!#)', text) and "@import" not in text and "http" not in text
+    )
     assert text.count("<svg") == 6  # loss, load, a history for each of two layers, entropy, drops
 
 
@@ -77,7 +84,11 @@ def test_the_verdict_says_how_sure_it_is():
 def test_what_is_hard_for_both_cancels():
     hard = [2.0, 5.0, 9.0, 1.0]
     difference = paired([h + 0.1 for h in hard], hard)
-    assert difference.mean == pytest.approx(0.1) and difference.margin == pytest.approx(0, abs=1e-9) and difference.clear
+    assert (
+        difference.mean == pytest.approx(0.1)
+        and difference.margin == pytest.approx(0, abs=1e-9)
+        and difference.clear
+    )
 
 
 def test_ticks_are_round():
@@ -92,4 +103,4 @@ def test_smoothing_keeps_the_mean():
 def test_labels_do_not_cover_each_other():
     series = [Series(f"line {i}", "one", [0, 1], [1.0, 1.0 + i / 1000]) for i in range(5)]
     places = [label.y for label in line_chart("t", "x", series, (0, 2), label_room=60).labels]
-    assert all(b - a >= 15 for a, b in zip(places, places[1:], strict=False))
+    assert all(b - a >= 15 for a, b in itertools.pairwise(places))

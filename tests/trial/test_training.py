@@ -16,13 +16,20 @@ from tests.trial.toy import FILES  # noqa: E402
 
 
 def trained(steps=30, seed=0, names=("toy", "toy_dense")):
-    rivals = [Contestant(name, "4 experts, 2 for each token", 9000, 8000, load_package(FILES, "toy")) for name in names]
+    rivals = [
+        Contestant(name, "4 experts, 2 for each token", 9000, 8000, load_package(FILES, "toy"))
+        for name in names
+    ]
     record = TrialRecord(["toy.moe"], [], seed=seed, rate=1e-2, batch=4, length=32)
     corpus = python_reference()
     runners = [Runner(rival, seed, record.rate, "cpu") for rival in rivals]
     record.contestants = [r.record for r in runners]
     progress = list(run(runners, corpus, Budget(steps, None), record))
-    record.train_bytes, record.held_out_bytes, record.texts = corpus.train.numel(), corpus.held_out.numel(), corpus.texts
+    record.train_bytes, record.held_out_bytes, record.texts = (
+        corpus.train.numel(),
+        corpus.held_out.numel(),
+        corpus.texts,
+    )
     record.prompt = "The "
     for runner in runners:
         runner.write(record.prompt, 40, seed)
@@ -32,7 +39,10 @@ def trained(steps=30, seed=0, names=("toy", "toy_dense")):
 
 def test_the_text_is_real_and_held_out_text_is_apart():
     corpus = python_reference()
-    assert corpus.train.numel() > 300_000 and 20_000 < corpus.held_out.numel() < corpus.train.numel() / 4
+    assert (
+        corpus.train.numel() > 300_000
+        and 20_000 < corpus.held_out.numel() < corpus.train.numel() / 4
+    )
     held_out, train = (bytes(t.tolist()) for t in (corpus.held_out, corpus.train))
     assert held_out[:200] not in train
     assert corpus.windows(128, 64).shape == (64, 129)
@@ -51,9 +61,14 @@ def test_losses_fall_and_everything_is_recorded():
     assert record.steps == 30 == len(progress) and progress[-1].done == 1.0
     for one in record.contestants:
         assert sum(one.train_bits[-5:]) < sum(one.train_bits[:5])
-        assert one.held_out_bits[-1] == pytest.approx(bits(one)) and one.held_out_bits[-1] < one.held_out_bits[0]
+        assert (
+            one.held_out_bits[-1] == pytest.approx(bits(one))
+            and one.held_out_bits[-1] < one.held_out_bits[0]
+        )
         assert one.routing.places == ["layer.0.sparse"] and one.routing.steps[-1] == 30
-        assert all(sum(layer) == pytest.approx(1.0) for layers in one.routing.load for layer in layers)
+        assert all(
+            sum(layer) == pytest.approx(1.0) for layers in one.routing.load for layer in layers
+        )
         assert all(0 <= e <= 1 for es in one.routing.entropy for e in es)
         assert one.sample
 
