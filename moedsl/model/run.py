@@ -21,6 +21,7 @@ PARTS = ("q", "k", "v", "o", "gate", "up", "down", "keys", "values", "hidden")
 IMPLICIT = ("x", "index", "choices", "by_layer", "phase")
 
 _Tokens = dict[Hashable, Hashable]
+_Answers = dict[tuple[Hashable, ...], dict[tuple[Hashable, ...], Any]]  # asked -> tokens -> result
 
 
 @dataclass(eq=False)
@@ -31,7 +32,7 @@ class Run:
     root: Frame | None = None  # the model's own names: defaults may read its numbers
     active: dict[int, tuple[str, Span]] = field(default_factory=dict)
     mentions: list[dict[str, Span] | None] = field(default_factory=list)
-    _memo: dict[Hashable, list[tuple[_Tokens, Any]]] = field(default_factory=dict)
+    _memo: dict[Hashable, _Answers] = field(default_factory=dict)
     _recorders: list[_Tokens] = field(default_factory=list)
     _layers: dict[Hashable, Layer] = field(default_factory=dict)
     _kept: list[Any] = field(default_factory=list)
@@ -58,20 +59,20 @@ class Run:
 
     # --- fuel ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def step(self, span: Span) -> Iterator[None]:
+    def step(self, span: Span) -> _Step:
         """One evaluation. Every loop of the resolver passes through here, so that it ends."""
         fuel = self.fuel
         fuel.left -= 1
         fuel.depth += 1
-        try:
-            if fuel.left < 0:
-                self.stop("this takes too many steps to work out", span)
-            if fuel.depth > limits.MAX_DEPTH:
-                self.stop("this is nested too deeply", span)
-            yield
-        finally:
-            fuel.depth -= 1
+        if fuel.left < 0:
+            self.stop("this takes too many steps to work out", span)
+        if fuel.depth > limits.MAX_DEPTH:
+            self.stop("this is nested too deeply", span)
+        return self._step
+
+    @cached_property
+    def _step(self) -> _Step:
+        return _Step(self.fuel)
 
     def stop(self, message: str, span: Span) -> None:
         self.sink.error(
@@ -83,17 +84,14 @@ class Run:
 
     def remember(self, key: Hashable, at: At, work: Callable[[], Any]) -> Any:
         """`work()`, or what it gave before where nothing that it asked about its position has changed."""
-        for tokens, result in self._memo.get(key, ()):
-            if all(_token(dep, at, token) == token for dep, token in tokens.items()):
-                self._note_all(tokens)
-                return result
-        self._recorders.append({})
-        try:
-            result = work()
-        finally:
-            tokens = self._recorders.pop()
-            self._note_all(tokens)
-        self._memo.setdefault(key, []).append((tokens, result))
+        answers = self._memo.setdefault(key, {})
+        for asked, by_tokens in answers.items():
+            now = tuple(_token(dep, at) for dep in asked)
+            if now in by_tokens:
+                self._note_all(dict(zip(asked, now, strict=True)))
+                return by_tokens[now]
+        result, tokens = self.recorded(work)
+        answers.setdefault(tuple(tokens), {})[tuple(tokens.values())] = result
         return result
 
     def recorded(self, work: Callable[[], Any]) -> tuple[Any, _Tokens]:
@@ -159,17 +157,30 @@ class Run:
         return cls.kind if cls is not None else recipe.construct
 
 
-def _token(dep: Hashable, at: At, before: Hashable) -> Hashable:
-    """What the position now says about something that was asked before; `before` where it is none of its concern."""
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Entered without a call of its own: it is passed tens of thousands of times."""
+
+    fuel: limits.Fuel
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *problem: object) -> None:
+        self.fuel.depth -= 1
+
+
+def _token(dep: Hashable, at: At) -> Hashable:
+    """What the position now says about something that was asked before."""
     match dep:
         case ("index", Numbering() as flow):
             return at.index_in(flow)
         case ("plan", Numbering() as flow, Plan() as plan):
             index = at.index_in(flow)
-            return before if index is None else id(plan.slots[index % len(plan.slots)])
+            return None if index is None else id(plan.slots[index % len(plan.slots)])
         case ("choices",):
             return at.choices
-    return before
+    raise AssertionError(dep)
 
 
 def kinds_of(cls: type[Construct]) -> set[str]:
