@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 
 from moedsl.diagnostics.model import Label, Sink
+from moedsl.diagnostics.suggest import did_you_mean
 from moedsl.ir.checkpoint_map import Places, Problem, Row, Target, match
 from moedsl.ir.graph import Graph, Storage
 from moedsl.model.terms import Checkpoint, CheckpointEntry, PathPattern
@@ -28,7 +28,7 @@ def check_maps(checkpoints: Iterable[Checkpoint], places: Places, sink: Sink) ->
         for problem in problems:
             _report(problem, places, sink)
         _check_twice(rows, sink)
-        if not problems:  # an entry that failed would show once more as what it left out
+        if not sink.has_errors:  # an entry that failed would show once more as what it left out
             _check_missing(checkpoint, rows, places, sink)
 
 
@@ -75,6 +75,8 @@ def _hint(path: PathPattern, places: Places) -> str:
     next_ = {
         key[known] for key in places.table if key[:known] == parts[:known] and len(key) > known
     }
+    if parts in places.table:
+        return "its numbers are out of range"
     if known == len(parts):
         return (
             f"it has several weights: {_listed(f'{here}.{name}' for name in sorted(next_ - {'#'}))}"
@@ -84,7 +86,7 @@ def _hint(path: PathPattern, places: Places) -> str:
         return f"`{here}` takes no index"
     if "#" in next_ and not names:
         return f"`{here}` is numbered: write `{here}[i]`"
-    close = difflib.get_close_matches(wanted, names, n=1)
+    close = did_you_mean(wanted, names)
     if close:
         return f"did you mean `{f'{here}.{close[0]}'.removeprefix('.')}`?"
     return f"there are: {_listed(names)}" if names else ""

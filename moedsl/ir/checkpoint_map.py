@@ -197,8 +197,6 @@ def _row(
     layout = _layout(entry, targets, experts if spread else len(targets))
     if isinstance(layout, Problem):
         return layout
-    if spread and not layout.join:
-        return Problem("not in the name", entry, expert)
     return Row(entry, binding, targets, layout, expert, experts, spread)
 
 
@@ -224,7 +222,9 @@ def _layout(entry: CheckpointEntry, targets: tuple[Target, ...], parts: int) -> 
         elif step.construct != "stack":
             return Problem("steps", entry, f"`{step.construct}` does not act on a file's tensor")
     if parts > 1 and not join:
-        return Problem("steps", entry, f"{parts} places share one tensor of the file; say how")
+        return Problem(
+            "steps", entry, f"{parts} places share one tensor; say how: `split({parts})`"
+        )
     odd = _disagreement(targets, axis, join == "interleaved") if join else ""
     return Problem("steps", entry, odd) if odd else Layout(transposed, join, axis)  # type: ignore[arg-type]
 
