@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs.declare import Construct, Expression, Number, Words
+from moedsl.diagnostics.model import Label
 from moedsl.ir import attending
 
 if TYPE_CHECKING:
@@ -72,15 +73,28 @@ class Attention(Construct):
         ):
             sink.error(
                 "E0303",
-                f"{self.kv_heads} key and value heads do not divide {self.heads} heads",
+                f"{self.kv_heads} key and value heads cannot be shared evenly by {self.heads} heads",
                 at.origin("kv_heads"),
                 "must divide `heads`",
+                secondary=(Label(at.origin("heads"), f"{self.heads} heads"),),
+                help=f"one of {_divisors(self.heads)}",
             )
         if self.window != "none" and self.mask == "none":
-            sink.error("E0310", "`window` needs `mask = causal`", at.origin("window"))
+            sink.error(
+                "E0310",
+                "`window` counts back from a token, so it needs `mask = causal`",
+                at.origin("window"),
+                f"the latest {self.window} tokens",
+                secondary=(Label(at.origin("mask"), "lets every token see all others"),),
+                help="write `mask = causal`, or take the window out",
+            )
 
     def lower(self, build: Builder, x: Value, memory: Value | None = None) -> Value:
         return attending.lower_attention(build, self, x, memory)
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(each) for each in range(1, number + 1) if number % each == 0)
 
 
 class Dot(Construct):

@@ -71,7 +71,9 @@ class Tied(Construct):
                 return build.op(op, build.merged(x))
         build.sink.error(
             "E0313",
-            f"no linear map or embedding stands at `{self.place}` in this body",
+            f"`{self.place}` has no weights in this body that could be shared",
             self.recipe.origin("place"),
+            "a `linear` or an `embedding`, earlier in the same body, is wanted",
+            help="a head with the embedding's weights is `linear head = tied(embed)`",
         )
         return build.poison(x)

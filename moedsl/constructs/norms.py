@@ -33,7 +33,9 @@ class Norm(Construct):
                 "E0307",
                 "`per = head` needs heads, and there are none here",
                 self.recipe.origin("per"),
+                help="heads are in an attention's `q`, `k` and `v`: `q, k = linear -> rms(per = head)`",
             )
+            return build.poison(x)
         op = ops.Norm(
             over=build.last(x),
             form=self.form,

@@ -81,8 +81,9 @@ class Scale(Construct):
         if expert is None or logits is None:
             build.sink.error(
                 "E0408",
-                "`per = expert` stands only in a router's `weigh`",
+                "`per = expert` needs chosen experts, and there are none here",
                 self.recipe.origin("per"),
+                help="it stands in a router's `weigh`: `weigh = gate -> scale(learned, per = expert)`",
             )
             return build.poison(x)
         op = ops.LearnedScale(over=build.last(logits), per_choice=True)

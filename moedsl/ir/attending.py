@@ -76,9 +76,10 @@ def _scores(build: Builder, attention: Attention) -> tuple[float | None, float |
     if len(found) != len(stages) or names not in (["dot"], ["dot", "soft_cap"]):
         build.sink.error(
             "E0311",
-            "these scores are not supported yet",
+            "these scores are not among those that can be built so far",
             term.span,
-            "`dot(...)`, or `dot(...) -> soft_cap(...)`",
+            "compares queries with keys",
+            help="write `dot`, `dot(scale = 0.1)`, or `dot -> soft_cap(50)`",
         )
         return None, None
     scale: Any = getattr(found[0], "scale", "standard")
@@ -92,7 +93,10 @@ def lower_rope(build: Builder, rope: Rope, x: Value) -> Value:
     head = build.last(x).size or 0
     if not build.is_opened(x):
         build.sink.error(
-            "E0307", "`rope` turns the channels of heads, and there are none here", rope.recipe.span
+            "E0307",
+            "`rope` turns the channels of heads, and there are none here",
+            rope.recipe.span,
+            help="heads are in an attention's `q`, `k` and `v`: `q, k = linear -> rope`",
         )
         return build.poison(x)
     size = int(head * rope.part)
@@ -102,6 +106,7 @@ def lower_rope(build: Builder, rope: Rope, x: Value) -> Value:
             f"`rope` turns channels in pairs, and {size} of a head's {head} are not pairs",
             (rope.recipe.span, "here"),
             (build.last(x).origin, f"heads of {head} come from here"),
+            help="choose a `head_dim`, or a `part` of it, that makes an even number of channels",
         )
         return build.poison(x)
     numbers = (float(rope.theta), size, head, rope.pairs)

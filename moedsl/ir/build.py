@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from moedsl.diagnostics.model import Label, Sink
-from moedsl.ir import expressions, ops, routing, walk
+from moedsl.ir import expressions, ops, problems, routing, walk
 from moedsl.ir.frame import Frame, Hint
 from moedsl.ir.graph import NOWHERE, Dim, Node, RecordType, TensorType, Value
 from moedsl.ir.ops_base import Op
@@ -132,11 +132,10 @@ class Builder:
     def placed(self, op: Op, recipe: terms.Recipe, *values: Value) -> Value:
         """Add a node with weights of its own, at the place of its recipe; in a bank, one set for each expert."""
         if self.frame.rows is not None:
-            if not isinstance(op, ops.Linear):
-                self.sink.error(
-                    "E0306", "in a bank only linear maps have weights of their own", recipe.span
-                )
-            values = (*values, self.frame.rows)
+            if isinstance(op, ops.Linear):
+                values = (*values, self.frame.rows)
+            elif op.parameters():
+                problems.not_in_a_bank(self, recipe)
         return self.op(op, *values, place=recipe.place or recipe.name, tied=recipe.tied)
 
     def dropout(self, x: Value, rate: float | terms.Phase) -> Value:
@@ -196,8 +195,9 @@ class Builder:
                 "E0302",
                 "this `linear` needs a width",
                 self.span,
-                "only the last one before its place's border takes the width from there",
-                help="write the size of its result: `linear(256)`",
+                "nothing around it says which",
+                help="write the size of its result: `linear(256)`; only the last `linear` of a recipe takes the "
+                "width that is needed where the recipe stands",
             )
             return self.model_width
         return self.width
@@ -267,19 +267,28 @@ class Builder:
         if silent:
             return
         if isinstance(misfit, NotATensor):
-            self.sink.error("E0304", str(misfit), self.span, help=_APPLIED)
+            self.sink.error(
+                "E0304", str(misfit), self.span, "no numbers to compute with", help=_APPLIED
+            )
             return
         left, right = misfit.left, misfit.right
         self.mismatch(
             "E0301",
             f"{misfit.what} differ in size: {_size(left)} and {_size(right)}",
-            (self.span, "here"),
+            (self.span, "both meet here"),
             (left.origin, f"{_size(left)} comes from here"),
             (right.origin, f"{_size(right)} comes from here"),
+            help=_fitting(left, right),
         )
 
 
 _APPLIED = "a mixture is what applies a decision: `moe` with `router = ...`"
+
+
+def _fitting(left: Dim, right: Dim) -> str:
+    if left.size is None or right.size is None:
+        return ""
+    return f"make them equal, or put a `linear({left.size})` after what has {right.size} channels"
 
 
 def _size(dim: Dim) -> str:

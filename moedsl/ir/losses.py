@@ -141,6 +141,7 @@ def _report_unequal(build: Builder, recipe: terms.Recipe, sizes: list[tuple[Dim,
         (recipe.origin("over"), "pools all layers"),
         (first.origin, f"{first.size} experts"),
         (other.origin, f"{other.size} experts"),
+        help="write `over = site`: the loss of each mixture by itself, summed",
     )
 
 
@@ -150,8 +151,9 @@ def _unseen(root: Unit, build: Builder, found: set[terms.Recipe]) -> None:
         for loss in _declared(unit) if not unit.handed else ():
             if loss not in found and not build.sink.has_errors:
                 build.sink.error(
-                    "E0505",
-                    f"`{unit.name}` uses a decision that is made elsewhere, so its loss has no place yet",
+                    "E0208",
+                    f"`{unit.name}` uses a decision that is made elsewhere, and a loss over such a one "
+                    "is not yet of this compiler",
                     loss.span,
-                    help="declare the loss at a mixture that decides by itself",
+                    help="declare the loss at a mixture that decides by itself: `router = top2`",
                 )

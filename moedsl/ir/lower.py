@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moedsl.diagnostics.model import Sink
+from moedsl.diagnostics.model import Label, Sink
 from moedsl.ir.build import Builder
 from moedsl.ir.graph import Dim, Graph, TensorType, Unit, Value
 from moedsl.ir.losses import add_losses
@@ -19,10 +19,11 @@ def lower(model: terms.Model, sink: Sink) -> Graph:
     inputs = [(one.name, _input(one)) for one in model.inputs]
     for further in model.inputs[1:]:
         sink.error(
-            "E0314",
-            "a model takes one input so far",
+            "E0208",
+            f"a second input, `{further.name}`, is part of the language, but not yet of this compiler",
             further.span,
-            "masks and positions are the first one's",
+            "a model takes one input so far",
+            secondary=(Label(model.inputs[0].span, "the one that it takes"),),
         )
     with build.units.opened(root, inputs):
         for let in model.lets:

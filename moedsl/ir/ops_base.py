@@ -53,7 +53,8 @@ class Op:
 def dims_of(type_: Type) -> TensorType:
     """For ops that only take tensors."""
     if isinstance(type_, RecordType):
-        raise NotATensor(f"a {type_.name.lower()} stands where a tensor is needed")
+        what = "a router's decision" if type_.name == "Routing" else f"a {type_.name.lower()}"
+        raise NotATensor(f"{what} stands where a tensor is needed")
     return type_
 
 

@@ -80,13 +80,26 @@ def not_a_decision(build: Builder, term: terms.Term, found: Value) -> Value:
     return build.poison(found)
 
 
+def not_in_a_bank(build: Builder, recipe: terms.Recipe) -> None:
+    build.sink.error(
+        "E0306",
+        f"experts side by side cannot have a `{recipe.name}` with weights of its own yet",
+        recipe.span,
+        "only linear maps have weights per expert",
+        help="put it before the mixture, where all experts share it, or leave its weights out: "
+        "`weight = false`"
+        if recipe.construct in ("rms", "layer_norm")
+        else "put it outside of the experts",
+    )
+
+
 def differs_by_phase(build: Builder, term: terms.Phase) -> None:
     build.sink.error(
         "E0208",
         "what is computed cannot differ by phase yet",
         term.span,
         "`train`, `eval` and `decode` differ here",
-        help="numbers such as a dropout's rate can: `dropout(phase(train = 0.1, eval = 0))`",
+        help="a number can, such as the `dropout` of a feed-forward: `dropout = phase(train = 0.1, eval = 0)`",
     )
 
 

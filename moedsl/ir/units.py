@@ -152,6 +152,7 @@ class Units:
             f"`{unit.name}` gets {spell(x.type)} and gives {spell(out.type)}, so it cannot be a layer",
             (term.span, "a layer gives the shape that it got"),
             (out.span, "made here"),
+            help=f"end it with `linear({self.build.model_width.size})`; what changes the width stands once, and is no block",
         )
 
 

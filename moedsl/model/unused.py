@@ -14,17 +14,30 @@ def report(run: Run, model: Frame, file: Frame) -> None:
     loose = [
         entry for entry in file.names.values() if entry.frame is file and _unread(entry, file.owner)
     ]
-    for entry in (*before, *loose):
-        if entry.kind not in ("set", "let") and not entry.parameters:
-            evaluate.mentioned(run, entry, entry.span, At(), ())
+    inner = _read_by_another(run, [*before, *loose])
     if run.sink.has_errors:
         return  # what an error kept from being read is not unused
     for entry in (*before, *loose):
+        if id(entry) in inner:
+            continue
         if entry.kind == "set":
             if entry.name not in run.root_settings:
                 problems.unread_setting(run.sink, entry.name, entry.span, run.root_settings)
             continue
         problems.unused(run.sink, entry.kind, entry.name, entry.span)
+
+
+def _read_by_another(run: Run, unread: list[Entry]) -> set[int]:
+    """Those that are read by another one of them: naming that other one is enough."""
+    inner: set[int] = set()
+    for entry in unread:
+        if entry.kind in ("set", "let") or entry.parameters:
+            continue
+        for other in unread:
+            other.used = False
+        evaluate.mentioned(run, entry, entry.span, At(), ())
+        inner.update(id(other) for other in unread if other.used and other is not entry)
+    return inner
 
 
 def _unread(entry: Entry, file: str) -> bool:
