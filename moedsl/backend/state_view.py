@@ -106,8 +106,9 @@ class RotaryView:
 
     @property
     def magnitude(self) -> str:
-        wanted = isinstance(self.scaling, YarnView) and self.scaling.magnitude != 1
-        return number(self.scaling.magnitude) if wanted else ""
+        if not isinstance(self.scaling, YarnView) or self.scaling.magnitude == 1:
+            return ""
+        return number(self.scaling.magnitude)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,7 @@ STATES = {
         attends=(AttendView(causal=False, cached=False),),
         cache=False,
     ),
+    "cache alone": StateView(masks=(), attends=()),
     "partial": StateView(
         rotaries=(
             RotaryView(theta=1e4, size=8, head=16),
