@@ -67,6 +67,8 @@ def free(run: Run, frame: Frame, name: ast.Name) -> bool:
     if name.text not in run.reserved or (name.text in _FREE and frame.scope == "model"):
         return True
     problems.reserved(run.sink, name.text, name.span)
+    missing = Entry(name.text, "missing", frame, None, name.span)
+    frame.names.setdefault(name.text, missing)  # said once: what reads it stays silent
     return False
 
 
