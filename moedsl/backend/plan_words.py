@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Iterable
 
 from moedsl.backend.header import docstring_text
-from moedsl.backend.plan_lines import fits, prose
+from moedsl.backend.plan_lines import WIDTH, fits, prose
 from moedsl.ir.graph import Dim, Graph, Unit
 from moedsl.ir.walk import walk
 from moedsl.model import terms
@@ -193,7 +194,9 @@ def legend(dims: Iterable[Dim]) -> str:
         numbers = " or ".join(map(str, sorted(sizes[letter])))
         if letter != numbers:  # an axis of size 1 is called 1
             parts.append(" ".join(word for word in (letter, meaning, numbers) if word))
-    return f"Shapes: {', '.join(parts)}."
+    # A letter stays on one line with its meaning.
+    glued = ", ".join(part.replace(" ", "~") for part in parts)
+    return "\n".join(textwrap.wrap(f"Shapes: {glued}.", WIDTH)).replace("~", " ")
 
 
 def opening_comment(text: str) -> str:
