@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moedsl.diagnostics.model import Diagnostic, Sink
+from moedsl.model.limits import undisturbed
 from moedsl.source import Source
 
 
@@ -25,6 +26,7 @@ class Result:
         return not any(d.severity == "error" for d in self.diagnostics)
 
 
+@undisturbed()
 def check(source: Source, settings: tuple[str, ...] = (), target: str = "") -> Result:
     """Everything up to the checked graph. `settings` are `path=expression` edits; `target` names one of several
     models of the file (default: the last)."""
@@ -43,6 +45,7 @@ def check(source: Source, settings: tuple[str, ...] = (), target: str = "") -> R
     return Result(tree, model, graph, diagnostics=sink.sorted())
 
 
+@undisturbed()
 def compile(source: Source, settings: tuple[str, ...] = (), target: str = "") -> Result:
     """Text in, the files of a standalone package out."""
     from dataclasses import replace

@@ -8,13 +8,13 @@ that statistics in it let pass.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from moedsl.checks.traits import carries, constant, field_of, is_loss
 from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
-from moedsl.ir.ops import Field, Stack
+from moedsl.ir.ops import Call, Field, Stack
 
 WHOLE = ""  # all of a tensor; of a record, what is not read by name
 Wanted = frozenset[tuple[int, str]]  # (index among outputs and taps, or inputs and ambients; field)
@@ -63,8 +63,8 @@ class Backward:
 
     def _passed(self, node: Node, wanted: Wanted) -> Wanted:
         """The inputs of the node that are reached through it."""
-        called = [self.reach(unit, outs).inputs for _, unit, outs in self.below(node, wanted)]
-        if called:
+        if isinstance(node.op, Call | Stack):
+            called = [self.reach(unit, outs).inputs for _, unit, outs in self.below(node, wanted)]
             return frozenset().union(*called)
         asks = is_loss(node) and (self.losses is None or node in self.losses)
         if not wanted and not asks:
@@ -118,7 +118,10 @@ class Backward:
         return found
 
 
-def _indexed(values: Collection[Value], live: set[tuple[Value, str]]) -> Wanted:
+def _indexed(values: Sequence[Value], live: set[tuple[Value, str]]) -> Wanted:
+    if len(values) == 1:  # most nodes have one result
+        only = values[0]
+        return frozenset((0, name) for value, name in live if value is only)
     found = {value: index for index, value in enumerate(values)}
     return frozenset((found[value], name) for value, name in live if value in found)
 

@@ -12,8 +12,11 @@ from moedsl.model import terms
 BATCH, TOKENS = Dim("B"), Dim("T")
 
 
-def lower(model: terms.Model, sink: Sink) -> Graph:
-    """Never raises on a user's mistake: what is wrong is reported, and poisoned in the graph."""
+def lower(model: terms.Model, sink: Sink) -> Graph | None:
+    """Never raises on a user's mistake: what is wrong is reported, and poisoned in the graph. None where an error has
+    left nothing to compute from."""
+    if not model.inputs:
+        return None
     build = Builder(model, sink)
     root = Unit(model.name, "model", doc=model.doc, span=model.span)
     inputs = [(one.name, _input(one)) for one in model.inputs]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from moedsl.ir import ops
 from moedsl.ir.frame import Frame, Hint
 from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
+from moedsl.ir.names import Naming
 from moedsl.ir.shapes import same, spell
-from moedsl.ir.walk import tensors_in
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -27,6 +27,7 @@ class Units:
         self.build = build
         self.done: list[Unit] = []
         self.memo: dict[Any, Unit] = {}
+        self.names = Naming()
 
     def call(
         self,
@@ -134,8 +135,9 @@ class Units:
     def _around(self, bodies: list[Term]) -> Inputs:
         """Tensors of the body around that inner bodies mention: they are handed in by name."""
         scope = self.build.scope
-        mentioned = set().union(*(tensors_in(body) for body in bodies)) - {"x"}
-        own = set().union(*(_own_names(body) for body in bodies))
+        found = [self.names.of(body) for body in bodies]
+        mentioned = set().union(*(names.mentioned for names in found)) - {"x"}
+        own = set().union(*(names.own for names in found))
         return [(name, scope[name]) for name in scope if name in mentioned - own]
 
     def _keeps_stream(self, unit: Unit, x: Value, term: Term) -> None:
@@ -196,20 +198,3 @@ def _runs(layers: Sequence[Term]) -> Iterator[tuple[Term, int]]:
                 yield recipe, count
             case _:
                 yield layer, 1
-
-
-def _own_names(term: Term) -> set[str]:
-    """Names that bodies inside the term bring along: lets, assigned streams, bound parameters, a form's tensors."""
-    from moedsl.constructs.declare import Expression
-    from moedsl.constructs.registry import constructs
-    from moedsl.ir.walk import walk
-
-    names: set[str] = set()
-    for found in walk(term):
-        if isinstance(found, terms.Recipe):
-            names.update(statement.name for statement in found.body)
-            names.update(name for name, _ in found.bound)
-            for setting in constructs()[found.construct].settings.values():
-                if isinstance(setting, Expression):
-                    names.update(setting.sees)
-    return names
