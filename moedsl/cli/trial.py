@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from moedsl.cli import options
 
@@ -77,14 +79,32 @@ def trial(
     from moedsl.trial.record import TrialRecord
     from moedsl.trial.train import Budget
 
-    names = [path.name for path in specs]
     record = TrialRecord(
-        names, list(settings), seed=seed, rate=rate, batch=batch, length=length, device=device
+        [path.name for path in specs],
+        _command(click.get_current_context(), specs),
+        seed=seed,
+        rate=rate,
+        batch=batch,
+        length=length,
+        device=device,
     )
     rivals = _contestants(specs, root, settings, target)
     budget = Budget(steps, None if steps is not None else seconds or 120.0)
     _train(rivals, record, budget)
     _leave(record, out)
+
+
+def _command(context: click.Context, specs: tuple[Path, ...]) -> str:
+    """The call as it was made, to be made again."""
+    words = ["moedsl", "try", *map(str, specs)]
+    for option in context.command.params:
+        if not isinstance(option, click.Option) or option.name is None:
+            continue
+        if context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            given = context.params[option.name]
+            for value in given if option.multiple else (given,):
+                words += [option.opts[-1], str(value)]
+    return shlex.join(words)
 
 
 def _need_torch(threads: int | None) -> None:

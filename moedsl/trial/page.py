@@ -42,7 +42,6 @@ def view(record: TrialRecord) -> dict[str, Any]:
         ],
         "loss": loss_chart(record),
         "mixtures": [_mixture(one) for one in sparse],
-        "command": _command(record),
     }
 
 
@@ -66,13 +65,6 @@ def _card(record: TrialRecord, one: ContestantRecord, tone: str) -> dict[str, An
         ],
         "sample": one.sample,
     }
-
-
-def _command(record: TrialRecord) -> str:
-    settings = "".join(f' --set "{s}"' if " " in s else f" --set {s}" for s in record.settings)
-    return (
-        f"moedsl try {' '.join(record.specs)}{settings} --seed {record.seed} --steps {record.steps}"
-    )
 
 
 def loss_chart(record: TrialRecord) -> LineChart:

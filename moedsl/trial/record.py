@@ -40,7 +40,7 @@ class TrialRecord:
     """A whole run: what was asked, on what machine, and how each contestant fared on the same batches."""
 
     specs: list[str]
-    settings: list[str]
+    command: str
     seed: int
     rate: float
     batch: int

@@ -37,9 +37,7 @@ def record(*, routing=True, dropped=0.0, sample="the <b>text</b> & more"):
         one.window_bits, one.seconds, one.sample = windows, 3.0, sample
         one.routing = routed(dropped=dropped) if routing and i == 0 else RoutingRecord()
         contestants.append(one)
-    found = TrialRecord(
-        ["sparse.moe"], ["width=64", "sparse.experts=4 * swiglu(96)"], 0, 3e-3, 8, 128
-    )
+    found = TrialRecord(["sparse.moe"], "moedsl try sparse.moe --steps 60", 0, 3e-3, 8, 128)
     found.steps, found.seconds, found.contestants, found.prompt = steps, 6.0, contestants, "The "
     found.verdict, found.noise = verdict(contestants)
     return found

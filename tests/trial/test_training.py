@@ -20,7 +20,7 @@ def trained(steps=30, seed=0, names=("toy", "toy_dense")):
         Contestant(name, "4 experts, 2 for each token", 9000, 8000, load_package(FILES, "toy"))
         for name in names
     ]
-    record = TrialRecord(["toy.moe"], [], seed=seed, rate=1e-2, batch=4, length=32)
+    record = TrialRecord(["toy.moe"], "", seed=seed, rate=1e-2, batch=4, length=32)
     corpus = python_reference()
     runners = [Runner(rival, seed, record.rate, "cpu") for rival in rivals]
     record.contestants = [r.record for r in runners]
