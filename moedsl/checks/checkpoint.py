@@ -146,7 +146,8 @@ def _check_missing(checkpoint: Checkpoint, rows: list[Row], places: Places, sink
         message = (
             f"{len(missing)} {weights} in no tensor of `{checkpoint.name}`: {_listed(missing)}"
         )
-        sink.error("E0602", message, checkpoint.span)
+        help = f'each has a line: `{missing[0]} = "its name in the files"`'
+        sink.error("E0602", message, checkpoint.span, "maps the whole model", help=help)
 
 
 def _missing(covered: dict[str, Part], places: Places) -> Iterator[str]:

@@ -114,7 +114,8 @@ class Builder:
         try:
             types = op.infer(*(value.type for value in values))
         except (Mismatch, NotATensor) as misfit:
-            self._report(misfit, silent=poisoned)
+            if not poisoned:
+                problems.misfit(self, misfit)
             poisoned = True
             types = (values[0].type,) * len(names)
         names = (*names, *("",) * (len(types) - len(names)))
@@ -138,11 +139,14 @@ class Builder:
                 problems.not_in_a_bank(self, recipe)
         return self.op(op, *values, place=recipe.place or recipe.name, tied=recipe.tied)
 
-    def dropout(self, x: Value, rate: float | terms.Phase) -> Value:
-        """Dropout, which acts in training only."""
-        share = rate.train if isinstance(rate, terms.Phase) else rate
-        share = share.value if isinstance(share, terms.Number) else share
-        return self.op(ops.Dropout(rate=float(share)), x) if share else x  # type: ignore[arg-type]
+    def rates(self, rate: float | terms.Phase) -> tuple[float, float]:
+        """A probability in training, and else: noise acts in training only, unless phases say more."""
+        if not isinstance(rate, terms.Phase):
+            return float(rate), 0.0
+        if rate.decode != rate.eval:
+            problems.differs_when_decoding(self, rate)
+        train, eval_ = (float(getattr(each, "value", 0)) for each in (rate.train, rate.eval))
+        return train, eval_
 
     def named(self, value: Value, name: str) -> Value:
         """Call a value by this name, unless it has one."""
@@ -262,37 +266,6 @@ class Builder:
         (first, text), *rest = labels
         more = tuple(Label(s, t) for s, t in rest if s not in (NOWHERE, first))
         self.sink.error(code, message, first, text, secondary=more, help=help)
-
-    def _report(self, misfit: Mismatch | NotATensor, silent: bool) -> None:
-        if silent:
-            return
-        if isinstance(misfit, NotATensor):
-            self.sink.error(
-                "E0304", str(misfit), self.span, "no numbers to compute with", help=_APPLIED
-            )
-            return
-        left, right = misfit.left, misfit.right
-        self.mismatch(
-            "E0301",
-            f"{misfit.what} differ in size: {_size(left)} and {_size(right)}",
-            (self.span, "both meet here"),
-            (left.origin, f"{_size(left)} comes from here"),
-            (right.origin, f"{_size(right)} comes from here"),
-            help=_fitting(left, right),
-        )
-
-
-_APPLIED = "a mixture is what applies a decision: `moe` with `router = ...`"
-
-
-def _fitting(left: Dim, right: Dim) -> str:
-    if left.size is None or right.size is None:
-        return ""
-    return f"make them equal, or put a `linear({left.size})` after what has {right.size} channels"
-
-
-def _size(dim: Dim) -> str:
-    return dim.letter if dim.size is None else str(dim.size)
 
 
 def _name_repeated(op: Op, values: tuple[Value, ...]) -> None:

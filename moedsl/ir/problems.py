@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.diagnostics.model import Label
 from moedsl.ir.graph import Dim, RecordType, TensorType, Value
+from moedsl.ir.shapes import Mismatch, NotATensor
 from moedsl.model import terms
 from moedsl.model.misfits import describe
 
@@ -54,15 +55,13 @@ def nothing_feeds(build: Builder, term: terms.Term) -> Value:
 
 def not_a_stage(build: Builder, construct: Construct, recipe: terms.Recipe, x: Value) -> Value:
     """A loss, or another recipe through which nothing flows."""
-    around, own = build.span, recipe.span
-    inside = own.file == around.file and around.start <= own.start and own.end <= around.end
-    declared = () if inside else (Label(own, "declared here"),)
+    where = () if recipe.name == construct.name else (Label(build.span, "computed here"),)
     build.sink.error(
         "E0211",
         f"`{recipe.name}` is of kind `{construct.kind}`, and no tensor goes through one",
-        own if inside else around,
-        f"`{recipe.name}` stands where a tensor is computed",
-        secondary=declared,
+        recipe.span,
+        "used where a tensor is computed",
+        secondary=where,
         help=_BELONGS.get(construct.kind, "").format(recipe.name),
     )
     return build.poison(x)
@@ -93,6 +92,29 @@ def not_in_a_bank(build: Builder, recipe: terms.Recipe) -> None:
     )
 
 
+def misfit(build: Builder, found: Mismatch | NotATensor) -> None:
+    """Two sizes that should be one, or no numbers at all."""
+    if isinstance(found, NotATensor):
+        help = "a mixture is what applies a decision: `moe` with `router = ...`"
+        build.sink.error("E0304", str(found), build.span, "no numbers to compute with", help=help)
+        return
+    left, right = _size(found.left), _size(found.right)
+    build.mismatch(
+        "E0301",
+        f"{found.what} differ in size: {left} and {right}",
+        (build.span, "both meet here"),
+        (found.left.origin, f"{left} comes from here"),
+        (found.right.origin, f"{right} comes from here"),
+        help=f"make them equal, or put a `linear({left})` after what has {right} channels"
+        if found.left.size and found.right.size
+        else "",
+    )
+
+
+def _size(dim: Dim) -> str:
+    return dim.letter if dim.size is None else str(dim.size)
+
+
 def differs_by_phase(build: Builder, term: terms.Phase) -> None:
     build.sink.error(
         "E0208",
@@ -100,6 +122,16 @@ def differs_by_phase(build: Builder, term: terms.Phase) -> None:
         term.span,
         "`train`, `eval` and `decode` differ here",
         help="a number can, such as the `dropout` of a feed-forward: `dropout = phase(train = 0.1, eval = 0)`",
+    )
+
+
+def differs_when_decoding(build: Builder, term: terms.Phase) -> None:
+    build.sink.error(
+        "E0208",
+        "a number that differs when decoding is part of the language, but not yet of this compiler",
+        term.span,
+        "`decode` is not what `eval` is",
+        help="leave `decode` out: it is what `eval` is",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from moedsl.model import algebra, calls, flows, forms, limits, misfits, problems, terms
+from moedsl.model import absent, algebra, calls, flows, forms, limits, misfits, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env, Frame, Layer
 from moedsl.source import Span
@@ -126,7 +126,10 @@ def name(run: Run, name: str, span: Span, env: Env, at: At, edits: Edits = ()) -
         return forms.instantiate(run, cls, edits, env, at, name=name, span=span)
     if run.root is not None and name in run.root.names and (at.blame or name in run.root_settings):
         return mentioned(run, run.root.names[name], span, at, edits)
-    problems.unknown_name(run.sink, name, span, [*env.names(), *run.registry])
+    if run.root is not None and name in run.root_settings:
+        return absent.setting(run, name, at)
+    inside = any(name == active for active, _ in run.active.values())
+    problems.unknown_name(run.sink, name, span, [*env.names(), *run.registry], inside)
     return None
 
 
@@ -224,6 +227,9 @@ def from_body(run: Run, entry: Entry, env: Env, at: At, changes: Edits) -> terms
     cls = run.registry.get(entry.kind)
     if entry.body is None:
         return None  # the parser has said so
+    if cls is None and entry.kind not in run.all_kinds:
+        problems.unknown_kind(run.sink, entry.kind, entry.span, run.all_kinds)
+        return None
     if cls is None:
         run.sink.error(
             "E0211",
@@ -264,9 +270,7 @@ def declared_as(run: Run, entry: Entry, term: terms.Term | None, span: Span) -> 
     cls = run.registry.get(term.construct)
     if cls is not None and not entry.implicit and entry.kind not in ANY_KIND | run.kinds(cls):
         if entry.kind in run.all_kinds or entry.kind in run.registry:
-            misfits.wrong_kind(
-                run.sink, f"`{entry.kind} {entry.name}`", (entry.kind,), term, cls.kind, entry.span
-            )
+            misfits.wrong_declaration(run.sink, entry, term, cls.kind)
         else:
             problems.unknown_kind(run.sink, entry.kind, entry.span, run.all_kinds)
         return None

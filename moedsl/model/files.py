@@ -13,6 +13,7 @@ from moedsl.model.scope import Entry, Frame, Layer
 from moedsl.source import Source, Span
 from moedsl.syntax import ast
 
+_APART = "declare what both need in a third file, which both import"
 _DRIVE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -61,6 +62,7 @@ class Files:
             frame.names[name.text] = Entry(name.text, "missing", frame, None, name.span)
         if found is None and other is not None:
             more = problems.meant(name.text, name.span, other.names)
+            more = more or {"help": f"it declares {problems.quoted(other.names) or 'nothing'}"}
             message = f"`{statement.path.value}` declares no `{name.text}`"
             self.run.sink.error("E0223", message, name.span, **more)
         if found is not None:
@@ -90,7 +92,16 @@ class Files:
                 f"`{path}`" for path in [*opened[max(0, opened.index(target)) :], target]
             )
             others = tuple(Label(s, "imported here") for _, s in self.reading if s.end)
-            run.sink.error("E0221", f"these files import each other: {way}", span, secondary=others)
+            message = (
+                f"these files import each other: {way}" if others else f"`{target}` imports itself"
+            )
+            run.sink.error(
+                "E0221",
+                message,
+                span,
+                secondary=others,
+                help=_APART if others else "what a file declares is known in it without an import",
+            )
             return None
         if target in self.scopes:
             return self.scopes[target]
@@ -98,6 +109,7 @@ class Files:
         if text is None:
             more = problems.meant(target, span, self.source.files)
             more.pop("edits", None)
+            more = more or {"help": "a path is relative to the file that imports it"}
             run.sink.error("E0223", f"there is no file `{target}`", span, **more)
             return None
         return self._parse(target, text, span)

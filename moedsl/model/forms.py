@@ -122,9 +122,9 @@ def _setting(filling: _Filling, name: str) -> terms.Term | None:
 
 def _entry_term(filling: _Filling, name: str, entry: Entry) -> terms.Term | None:
     run, setting = filling.run, filling.cls.settings[name]
-    slot = values.Slot(filling.cls.name, name, setting)
-    env = Env(implicit(*getattr(setting, "sees", ("x",))), entry.env)
     default = entry.implicit and entry.old is None
+    slot = values.Slot(filling.cls.name, name, setting, setting.default or "" if default else "")
+    env = Env(implicit(*getattr(setting, "sees", ("x",))), entry.env)
     at = filling.at.blaming(filling.span) if default else filling.at
     run.keep(env)
     assert entry.value is not None

@@ -81,7 +81,10 @@ def _assign(run: Run, frame: Frame, layer: Layer, statement: ast.Assign, target:
     old = holder.get(name)
     if frame.form is not None and holder is frame.given and name not in frame.form.settings:
         problems.unknown_setting(run.sink, name, target.span, frame)
-        return
+        name = problems.suggestion(name, frame.form.settings) or name
+        if name not in frame.form.settings or name in frame.given:
+            return
+        old = None  # taken for what was meant, so that it is not missed as well
     if old is None and layer.edit and frame.scope == "model" and name not in run.root_settings:
         problems.nothing_to_edit(run.sink, name, target.span, frame)
         return

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from moedsl.diagnostics.model import Diagnostic, Edit, Label, Sink
 from moedsl.model import terms
 from moedsl.model.problems import meant, quoted
 from moedsl.source import Span
+
+if TYPE_CHECKING:
+    from moedsl.model.scope import Entry
 
 
 def a(kind: str) -> str:
@@ -44,6 +48,8 @@ def shown(value: int | float) -> str:
 
 
 def wrong_type(sink: Sink, what: str, wanted: str, term: terms.Term, span: Span, **more) -> None:
+    if isinstance(term, terms.Text) and "number" in wanted:
+        more.setdefault("help", "a number stands without quotes")
     sink.error(
         "E0210", f"{what} wants {wanted}, not {describe(term)}", span, f"{describe(term)}", **more
     )
@@ -67,6 +73,18 @@ def wrong_kind(
     )
 
 
+def wrong_declaration(sink: Sink, entry: Entry, recipe: terms.Recipe, kind: str) -> None:
+    """Said once for all names of a declaration: at the value that they share."""
+    sink.error(
+        "E0211",
+        f"`{entry.kind} {entry.name}` wants {a(entry.kind)}, but `{recipe.name}` is {a(kind)}",
+        entry.value.span if entry.value is not None else entry.span,
+        a(kind),
+        secondary=(Label(entry.span, f"declared as {a(entry.kind)}"),),
+        help=f"declare it with its own kind: `{kind} {entry.name} = ...`",
+    )
+
+
 def not_a_word(sink: Sink, what: str, name: str, choices: Iterable[str], span: Span) -> None:
     choices = list(choices)
     more = meant(name, span, choices)
@@ -75,8 +93,15 @@ def not_a_word(sink: Sink, what: str, name: str, choices: Iterable[str], span: S
     sink.error("E0212", f"{what} does not know `{name}`", span, **more)
 
 
-def out_of_bounds(sink: Sink, what: str, needs: str, value: int | float, span: Span) -> None:
-    sink.error("E0206", f"{what} is {shown(value)} but must be {needs}", span, f"must be {needs}")
+def out_of_bounds(
+    sink: Sink, what: str, needs: str, value: int | float, span: Span, derived: str = ""
+) -> None:
+    """`derived`: the default that led to the value, where the spec did not give it."""
+    help = (
+        f"it is `{derived}` unless it is given: give it, or change one of these" if derived else ""
+    )
+    message = f"{what} is {shown(value)} but must be {needs}"
+    sink.error("E0206", message, span, f"must be {needs}", help=help)
 
 
 def number_times(sink: Sink, value: int | float, what: str, span: Span) -> None:
@@ -143,7 +168,7 @@ def bad_count(sink: Sink, value: int | float, span: Span) -> None:
 def wants_a_tensor(sink: Sink, name: str, operator: str, term: terms.Term, span: Span) -> None:
     help = f"a `let` names a tensor; a recipe is declared with its kind, `norm {name} = ...`"
     if operator == "+=":
-        help = f"apply it: `{name} += recipe({name})`"
+        help = f"apply it: `{name} += recipe({name})`, or `{name} += {name} -> recipe`"
     elif name == "x":
         help = "apply it: `x = recipe(x)`, or `x = x -> recipe`"
     if terms.type_of(term) == "number":

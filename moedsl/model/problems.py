@@ -36,8 +36,13 @@ def quoted(words: Iterable[str], limit: int = 12) -> str:
 # --- names -------------------------------------------------------------------------------------
 
 
-def unknown_name(sink: Sink, name: str, span: Span, options: Iterable[str]) -> None:
+def unknown_name(
+    sink: Sink, name: str, span: Span, options: Iterable[str], inside: bool = False
+) -> None:
+    """`inside`: within the declaration of that very name."""
     more = meant(name, span, options)
+    if inside:
+        more = {"help": f"this is part of what `{name}` is made of, and `{name}` cannot be that"}
     sink.error(
         "E0201", f"nothing here is called `{name}`", span, "not declared in this scope", **more
     )
@@ -66,9 +71,8 @@ def unread_setting(sink: Sink, name: str, span: Span, options: Iterable[str]) ->
 
 def missing_setting(sink: Sink, name: str, setting: Setting, what: str, span: Span) -> None:
     doc = f": {setting.doc}" if setting.doc else ""
-    sink.error(
-        "E0203", f"`{what}` needs `{name}`", span, f"`{name}` is not given", help=f"`{name}`{doc}"
-    )
+    help = f"write `{name} = ...`{doc}"
+    sink.error("E0203", f"`{what}` needs `{name}`", span, f"`{name}` is not given", help=help)
 
 
 def missing_argument(sink: Sink, name: str, what: str, span: Span, declared: Span) -> None:
@@ -127,14 +131,14 @@ def circular(sink: Sink, names: list[tuple[str, Span]]) -> None:
     )
 
 
-def twice(sink: Sink, name: str, span: Span, first: Span) -> None:
+def twice(sink: Sink, kind: str, name: str, span: Span, first: Span) -> None:
     sink.error(
         "E0209",
         f"`{name}` stands at two places of one body, and no path can tell them apart",
         span,
         "a second place",
         secondary=(Label(first, "the first place"),),
-        help=f"give the two places two names, `kind {name}, {name}_again = ...`, or declare it `tied` "
+        help=f"give the two places two names, `{kind} {name}, {name}_again = ...`, or declare it `tied` "
         "for one module at both",
     )
 

@@ -39,7 +39,7 @@ def model(run: Run, entry: Entry, edits: tuple[Layer, ...], file: Frame) -> term
     if layers is None:
         return None
     frame = Frame(entry.name, "", scope="model")
-    run.root = frame
+    run.root, run.root_span = frame, entry.span
     _stand_by_default(run, frame)
     for each in layers:
         _parameters(run, frame, each)
@@ -179,6 +179,7 @@ def _parameters(run: Run, frame: Frame, each: ModelLayer) -> None:
 
 def _parts(run: Run, frame: Frame) -> _Parts:
     parts, at = _Parts(), At()
+    _settings(run, frame, parts, at)
     entries = list(frame.names.values())
     with run.body(mentions=True):
         for entry in entries:
@@ -201,7 +202,6 @@ def _parts(run: Run, frame: Frame) -> _Parts:
             parts.stages.append(phases.stage(run, entry, at))
         elif entry.kind == "parallel":
             problems.not_yet(run.sink, "`parallel`", entry.span)
-    _settings(run, frame, parts, at)
     return parts
 
 
@@ -247,7 +247,9 @@ def _settings(run: Run, frame: Frame, parts: _Parts, at: At) -> None:
                 parts.settings += [(name, term)] if term is not None else []
             continue
         term = _setting(run, entry, at)
-        if term is not None:
+        if term is None:
+            entry.kind = "missing"  # said once: what reads it stays silent
+        else:
             parts.settings.append((name, term))
 
 

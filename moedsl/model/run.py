@@ -12,7 +12,7 @@ from moedsl.constructs.declare import Construct, Expression, Setting
 from moedsl.constructs.registry import constructs
 from moedsl.diagnostics.model import Sink
 from moedsl.model import limits, problems, terms
-from moedsl.model.scope import At, Entry, Env, Frame, Layer, Numbering, Plan
+from moedsl.model.scope import NOWHERE, At, Entry, Env, Frame, Layer, Numbering, Plan
 from moedsl.source import Span
 from moedsl.syntax import ast
 
@@ -30,6 +30,7 @@ class Run:
     fuel: limits.Fuel
     registry: dict[str, type[Construct]] = field(default_factory=constructs)
     root: Frame | None = None  # the model's own names: defaults may read its numbers
+    root_span: Span = NOWHERE
     active: dict[int, tuple[str, Span]] = field(default_factory=dict)
     mentions: list[dict[str, Span] | None] = field(default_factory=list)
     _memo: dict[Hashable, _Answers] = field(default_factory=dict)
@@ -147,7 +148,7 @@ class Run:
             return
         seen = self.mentions[-1] if self.mentions else None
         if seen is not None and seen.setdefault(entry.name, span) != span:
-            problems.twice(self.sink, entry.name, span, seen[entry.name])
+            problems.twice(self.sink, entry.kind, entry.name, span, seen[entry.name])
 
     def kinds(self, cls: type[Construct]) -> set[str]:
         return kinds_of(cls)

@@ -34,6 +34,7 @@ class Slot:
     construct: str
     name: str
     setting: Setting
+    derived: str = ""  # the default, where the spec does not give the setting
 
     @property
     def what(self) -> str:
@@ -202,7 +203,7 @@ def _bounded(
 ) -> terms.Number | None:
     value = term.value
     if setting.whole and value != int(value):
-        misfits.out_of_bounds(run.sink, slot.what, "a whole number", value, span)
+        misfits.out_of_bounds(run.sink, slot.what, "a whole number", value, span, slot.derived)
         return None
     low, high = setting.low, setting.high
     under = low is not None and (value < low or (setting.exclusive_low and value == low))
@@ -216,7 +217,7 @@ def _bounded(
     )
     needs = [at_least] if low is not None else []
     needs += [f"at most {high:g}"] if high is not None else []
-    misfits.out_of_bounds(run.sink, slot.what, " and ".join(needs), value, span)
+    misfits.out_of_bounds(run.sink, slot.what, " and ".join(needs), value, span, slot.derived)
     return None
 
 

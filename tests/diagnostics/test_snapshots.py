@@ -1,4 +1,4 @@
-"""What people see for a slip, source above output, one file each."""
+"""What people see for a slip of the pen or a mistake of meaning, source above output, one file each."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import pytest
 
 from moedsl.diagnostics.model import Sink
 from moedsl.diagnostics.render import render_text
+from moedsl.pipeline import check
 from moedsl.source import Source
 from moedsl.syntax.parser import parse
 from tests.conftest import TESTS, present
+from tests.diagnostics.mistakes import MISTAKES, SPEC, spelled
 
 FOLDER = "diagnostics/snapshots"
 SLIPS = {
@@ -64,5 +66,16 @@ def test_slip(name, golden):
     golden(f"{FOLDER}/{name}.txt", f"{text}\n----- OUTPUT\n\n{output}")
 
 
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake(name, golden):
+    source = Source(spelled(name), "spec.moe", {"parts.moe": "attention other {\n  heads = 4\n}\n"})
+    output = render_text(check(source).diagnostics, source)
+    golden(f"{FOLDER}/{name}.txt", f"{source.text}\n----- OUTPUT\n\n{output}")
+
+
+def test_the_spec_of_all_mistakes_is_sound():
+    assert check(Source(SPEC)).diagnostics == ()
+
+
 def test_every_snapshot_has_its_source():
-    assert present(TESTS / FOLDER) == {f"{name}.txt" for name in SLIPS}
+    assert present(TESTS / FOLDER) == {f"{name}.txt" for name in (*SLIPS, *MISTAKES)}
