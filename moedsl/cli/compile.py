@@ -80,9 +80,14 @@ class Job:
     def run(self) -> int:
         """Compile and write; the exit code."""
         from moedsl import pipeline
-        from moedsl.cli.reporting import Report, read
+        from moedsl.cli.reading import Unreadable, read_source
+        from moedsl.cli.reporting import Report
 
-        source = read(self.spec, self.root)
+        try:
+            source = read_source(self.spec, self.root)
+        except Unreadable as error:  # while being watched a file may be gone for a moment
+            click.echo(f"error: {error}", err=True)
+            return 1
         result = pipeline.compile(source, self.settings, self.target)
         report = Report(self.format)
         report.add(source, result, self.root or self.spec.parent, self.settings)

@@ -157,3 +157,11 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("set()")
+
+
+def test_a_file_that_is_gone_for_a_moment_ends_no_watch(tmp_path):
+    from moedsl.cli.compile import Job
+
+    job = Job(tmp_path / "gone.moe", tmp_path / "out", (), "", None, "text", False)
+    assert job.watched() == [tmp_path / "gone.moe"]
+    assert job.run() == 1
