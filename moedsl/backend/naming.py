@@ -9,8 +9,9 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import chain, count
 
 _WORD = re.compile(r"[^0-9a-zA-Z_]+")
 
@@ -58,14 +59,12 @@ def camel(text: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in identifier(text).split("_") if part)
 
 
-def class_name(text: str, kind: str, taken: Iterable[str]) -> str:
+def class_name(text: str, kind: str, taken: Collection[str]) -> str:
     """`tiny_mixtral` -> `TinyMixtral`; where that is taken its kind is added, then a number."""
     name = camel(text)
-    used = {*_TAKEN_CLASSES, *taken}
-    for candidate in (name, f"{name}{camel(kind)}"):
-        if candidate not in used:
-            return candidate
-    return next(c for n in range(2, 10_000) if (c := f"{name}{n}") not in used)
+    numbered = (f"{name}{n}" for n in count(2))
+    candidates = chain((name, f"{name}{camel(kind)}"), numbered)
+    return next(c for c in candidates if c not in _TAKEN_CLASSES and c not in taken)
 
 
 @dataclass

@@ -69,21 +69,34 @@ def imported_names(graph: Graph) -> frozenset[str]:
 def name_classes(graph: Graph) -> dict[Unit, str]:
     """A class name per unit. Units that share a name are told apart by what they hold, else by number."""
     names: dict[Unit, str] = {graph.root: class_name(graph.name, "model", ())}
+    alike: dict[str, list[Unit]] = {}
     for unit in graph.units[:-1]:
-        alike = [other for other in graph.units[:-1] if camel(other.name) == camel(unit.name)]
-        stem = unit.name if len(alike) == 1 else f"{unit.name}_{_telling(unit, alike)}"
-        names[unit] = class_name(stem, unit.kind, names.values())
+        alike.setdefault(camel(unit.name), []).append(unit)
+    stems = {unit: stem for units in alike.values() for unit, stem in _stems(units)}
+    taken = set(names.values())
+    for unit in graph.units[:-1]:
+        names[unit] = class_name(stems[unit], unit.kind, taken)
+        taken.add(names[unit])
     return names
 
 
-def _telling(unit: Unit, alike: list[Unit]) -> str:
-    """What tells a unit from others of its name: its number of experts, or what it calls and they do not."""
+def _stems(alike: list[Unit]) -> Iterable[tuple[Unit, str]]:
+    """Units of one name, each with its name and what tells it from the others."""
+    if len(alike) == 1:
+        return [(alike[0], alike[0].name)]
+    return [
+        (unit, f"{unit.name}_{word}") for unit, word in zip(alike, _telling(alike), strict=True)
+    ]
+
+
+def _telling(alike: list[Unit]) -> list[str]:
+    """What tells units of one name apart: their numbers of experts, or what each calls and the others do not."""
     for difference in (_experts, _held):
-        found = [difference(other) for other in alike]
+        found = [difference(unit) for unit in alike]
         if all(found) and len(set(found)) == len(found):
             common = set.intersection(*map(set, found))
-            return "_".join(word for word in difference(unit) if word not in common)
-    return str(alike.index(unit) + 1)
+            return ["_".join(word for word in words if word not in common) for words in found]
+    return [str(number) for number in range(1, len(alike) + 1)]
 
 
 def _experts(unit: Unit) -> tuple[str, ...]:
