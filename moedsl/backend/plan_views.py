@@ -67,7 +67,7 @@ def route_view(op: ops.Route) -> RouteView:
 def plan_runtime(graph: Graph, header: str) -> RuntimeView:
     state = plan_state(graph)
     generated = state is not None and state.cache and _is_language_model(graph)
-    noisy = any(isinstance(op, ops.Dropout) for op in every_op(graph))
+    noisy = any(getattr(op, "drops", False) for op in every_op(graph))
     return RuntimeView(
         header=header,
         state=state,
@@ -132,6 +132,7 @@ def attend_view(name: str, alike: list[ops.Attend]) -> AttendView:
         grouped=any(op.grouped for op in alike),
         cached=first.cached_keys,
         scale=first.scale is not None,
+        dropout=first.drops,
         soft_cap=first.soft_cap,
     )
 

@@ -21,6 +21,8 @@ class Attention(Construct):
     `q` is made from `x`; `k` and `v` from `x`, or from the second stream where one is given. `scores` compares
     queries with keys, a softmax turns scores into weights, `mixed` is the weighted mean of the values, and `o` maps
     it back to the stream. Fewer `kv_heads` than `heads` share keys and values among groups of heads.
+
+    `dropout` acts in training only; `phase(train = 0.1, eval = 0.05)` says what else it is.
     """
 
     kind = "attention"
@@ -46,7 +48,9 @@ class Attention(Construct):
         words=("none",),
         doc="how many latest positions are seen, the own one included",
     )
-    dropout = Number("0", low=0, high=1, doc="probability that a weight is dropped, in training")
+    dropout = Number(
+        "0", low=0, high=1, phases=True, doc="probability that a weight is dropped, in training"
+    )
     q = Expression("linear", sees=("x",), bare=True, doc="queries: " + _PROJECTION)
     k = Expression("linear", sees=("x",), bare=True, doc="keys: " + _PROJECTION)
     v = Expression("linear", sees=("x",), bare=True, doc="values: " + _PROJECTION)

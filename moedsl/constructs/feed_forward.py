@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Expression, Flag, Number, RecipeOf
 from moedsl.ir import ops
-from moedsl.model import terms
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -41,8 +40,9 @@ class FeedForward(Construct):
     def finish(self, build: Builder, x: Value, hidden: Value) -> Value:
         build.bind("hidden", hidden)
         hidden = build.role("hidden", self.hidden, x, width=build.last(hidden))
-        if isinstance(self.dropout, terms.Phase) or self.dropout:
-            hidden = build.dropout(hidden, self.dropout)
+        train, eval_ = build.rates(self.dropout)
+        if train or eval_:
+            hidden = build.op(ops.Dropout(rate=train, eval_rate=eval_), hidden)
         build.bind("hidden", hidden)
         return build.role("down", self.down, x, width=build.last(x), bias=self.bias)
 

@@ -91,12 +91,16 @@ class Scale(Construct):
 
 
 class Dropout(Construct):
-    """In training each element is zeroed with this probability and the others are scaled up; else nothing happens."""
+    """In training each element is zeroed with this probability and the others are scaled up; else nothing happens.
 
-    rate = Number(low=0, high=1, positional=True, doc="probability to be zeroed")
+    `dropout(phase(train = 0.2, eval = 0.1))` drops in evaluation too.
+    """
+
+    rate = Number(low=0, high=1, positional=True, phases=True, doc="probability to be zeroed")
 
     def lower(self, build: Builder, x: Value) -> Value:
-        return build.dropout(x, self.rate)
+        train, eval_ = build.rates(self.rate)
+        return build.op(ops.Dropout(rate=train, eval_rate=eval_), x) if train or eval_ else x
 
 
 class Float32(Construct):

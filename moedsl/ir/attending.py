@@ -41,14 +41,16 @@ def _attend(build: Builder, attention: Attention, memory: Value | None) -> Value
     causal = attention.mask == "causal" and memory is None
     mask = _mask(build, attention, causal, tensor=soft_cap is not None)
     grouped = attention.kv_heads != attention.heads
-    kind = (causal, grouped, soft_cap, scale is not None, bool(attention.dropout))
+    train, eval_ = build.rates(attention.dropout)
+    kind = (causal, grouped, soft_cap, scale is not None, train > 0 or eval_ > 0)
     op = ops.Attend(
         mask=mask,
         grouped=grouped,
         cached_keys=causal,
         scale=scale,
         soft_cap=soft_cap,
-        dropout=attention.dropout,
+        dropout=train,
+        eval_dropout=eval_,
         function=build.function("attend", kind),
     )
     values = [build.scope[name] for name in ("q", "k", "v")]

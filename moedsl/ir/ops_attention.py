@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from moedsl.ir.graph import Dim, RecordType, TensorType
-from moedsl.ir.ops_base import Op, Type, dims_of, number
+from moedsl.ir.ops_base import Op, Type, dims_of, number, rate_code
 from moedsl.ir.shapes import agree
 
 TOKENS, PAST, MASK, CACHE = "tokens", "past", "mask", "cache"
@@ -206,6 +206,7 @@ class Attend(Op):
     scale: float | None = None
     soft_cap: float | None = None
     dropout: float = 0.0
+    eval_dropout: float = 0.0
     function: str = "attend"
     carries: ClassVar[tuple[int, ...] | None] = (0, 1, 2)
     looks: ClassVar[tuple[int, ...]] = (1, 2)
@@ -213,6 +214,10 @@ class Attend(Op):
     @property
     def causal(self) -> bool:
         return self.mask.causal
+
+    @property
+    def drops(self) -> bool:
+        return bool(self.dropout or self.eval_dropout)
 
     @property
     def sees(self) -> str:  # type: ignore[override]
@@ -225,7 +230,7 @@ class Attend(Op):
     @property
     def code(self) -> str:  # type: ignore[override]
         scale = "" if self.scale is None else f", scale={number(self.scale)}"
-        rate = f", dropout={number(self.dropout)} if self.training else 0.0" if self.dropout else ""
+        rate = f", dropout={rate_code(self.dropout, self.eval_dropout)}" if self.drops else ""
         return f"{self.function}({{args}}{scale}{rate})"
 
     @property

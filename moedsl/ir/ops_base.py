@@ -58,6 +58,13 @@ def dims_of(type_: Type) -> TensorType:
     return type_
 
 
+def rate_code(train: float, eval_: float) -> str:
+    """A probability that differs in training."""
+    if train == eval_:
+        return number(train)
+    return f"{number(train)} if self.training else {number(eval_)}"
+
+
 def number(value: float) -> str:
     """How a number is printed: whole ones without a point, others with all their digits."""
     return (

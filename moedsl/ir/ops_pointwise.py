@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from moedsl.ir.graph import Dim, TensorType
-from moedsl.ir.ops_base import Op, Type, dims_of, number
+from moedsl.ir.ops_base import Op, Type, dims_of, number, rate_code
 from moedsl.ir.shapes import broadcast
 
 
@@ -151,14 +151,18 @@ class Normalize(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Op):
-    """Acts in training only."""
+    """Acts in training; else where `eval_rate` says so."""
 
     rate: float
+    eval_rate: float = 0.0
+    drops: ClassVar[bool] = True
     imports: ClassVar[tuple[str, ...]] = ("F",)
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return f"F.dropout({{0}}, {number(self.rate)}, self.training)"
+        if not self.eval_rate:
+            return f"F.dropout({{0}}, {number(self.rate)}, self.training)"
+        return f"F.dropout({{0}}, {rate_code(self.rate, self.eval_rate)})"
 
 
 @dataclass(frozen=True, kw_only=True)
