@@ -13,6 +13,7 @@ from moedsl.model.scope import Entry, Frame, Layer
 from moedsl.source import Source, Span
 from moedsl.syntax import ast
 
+_OF_A_BODY = ("input", "let", "output")  # they name tensors, and a file has none
 _APART = "declare what both need in a third file, which both import"
 _DRIVE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -36,6 +37,10 @@ class Files:
         for statement in tree.statements:
             if isinstance(statement, ast.Import):
                 self._import(path, frame, layer, statement)
+            elif isinstance(statement, ast.Declaration) and statement.kind.text in _OF_A_BODY:
+                problems.outside_of_a_body(self.run.sink, statement.kind.text, statement.kind.span)
+                for name in statement.names:
+                    frame.names[name.text] = Entry(name.text, "missing", frame, None, name.span)
             elif isinstance(statement, ast.Declaration):
                 own.append(statement)
             else:

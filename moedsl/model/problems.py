@@ -187,6 +187,11 @@ def misplaced_import(sink: Sink, span: Span) -> None:
     sink.error("E0218", "an import stands at the top of a file, outside of every body", span)
 
 
+def outside_of_a_body(sink: Sink, kind: str, span: Span) -> None:
+    message = f"`{kind}` names a tensor, and there are none between declarations"
+    sink.error("E0218", message, span, help="move it into the model that it belongs to")
+
+
 def unknown_kind(sink: Sink, kind: str, span: Span, kinds: Iterable[str]) -> None:
     kinds = sorted(kinds)
     more = meant(kind, span, kinds) or {"help": f"kinds: {quoted(kinds, 40)}"}
