@@ -104,7 +104,7 @@ class _State:
 @dataclass
 class _Reading:
     """`marks`: per open body, where its present statement began: a state to return to, and an index. `near`: the same
-    for the last brace or line end, from where nothing has gone wrong."""
+    for the last brace or line end, from where nothing has gone wrong. `skipped`: line ends that were read over."""
 
     state: _State
     lexemes: list[Lexeme]
@@ -113,6 +113,7 @@ class _Reading:
     at: int = 0
     marks: list[tuple[Any, int]] = field(default_factory=list)
     near: tuple[Any, int] = (None, 0)
+    skipped: set[int] = field(default_factory=set)
 
 
 def _read(state: _State, lexemes: list[Lexeme], source: Source, sink: Sink) -> Any:
@@ -168,6 +169,7 @@ def _recover(reading: _Reading) -> None:
     if goes_on_below(reading.lexemes, reading.at):
         # Nothing was reduced for this line end, so the statement can be read on.
         reading.sink.add(_explain(reading, began, set()))
+        reading.skipped.add(reading.at)
         reading.at += 1
         return
     expected = _expected(reading) if bad.type != BAD else set()
@@ -185,7 +187,7 @@ def _expected(reading: _Reading) -> set[str]:
     """What could have stood there. Lark has reduced for the bad lexeme already, so a part is read again."""
     mark, since = reading.near
     reading.state.return_to(mark)
-    for at in range(since, reading.at):
+    for at in sorted(set(range(since, reading.at)) - reading.skipped):
         reading.state.feed(_worded(reading.state, reading.lexemes, at))
     return reading.state.accepts()
 

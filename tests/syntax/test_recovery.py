@@ -77,6 +77,13 @@ def test_line_behind_a_dangling_arrow_is_read_on():
     assert names("x = a ->\ny = 1\n") == ["y"]
 
 
+@pytest.mark.parametrize("rest", ["b +", "b(c = )", "b ->\n  c +", "b(\n) c"])
+def test_line_behind_a_dangling_arrow_may_break_too(rest):
+    found = codes(f"x = a ->\n  {rest}\ny = 1\n")
+    assert found[0] == "E0109" and len(found) > 1
+    assert "y" in names(f"x = a ->\n  {rest}\ny = 1\n")
+
+
 def test_broken_bodies_inside_a_statement_that_breaks_later():
     assert codes("a b { c d e }  ) \nf = 1\n") == ["E0110", "E0104"]
     assert names("x = [a { b c d }, e f]\ny = 1") == ["y"]
