@@ -30,13 +30,14 @@ def is_list(unit: Unit, tap: Value) -> bool:
 
 
 def tap_paths(unit: Unit, tap: Value) -> list[str]:
-    """The places that decided, below this unit, in order; "" is the unit itself (for its own router)."""
+    """The places that decided, below this unit, in order; "" is the mixture itself (for its own router); what is
+    decided for several is called by its name."""
     node = maker(unit, tap)
     found: list[str] = []
     for _, module, called in node.calls():
         inner = _inner(node, called, tap)
         if called.kind == "router":
-            found.append("")
+            found.append("" if unit.kind == "moe" else tap.name)
         elif inner is not None:
             place = attribute(module)
             found.extend(f"{place}.{rest}" if rest else place for rest in tap_paths(called, inner))

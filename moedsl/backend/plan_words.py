@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from moedsl.backend.header import docstring_text
 from moedsl.backend.plan_lines import WIDTH, fits, prose
-from moedsl.ir.graph import Dim, Graph, Unit
+from moedsl.ir.graph import Dim, Graph, RecordType, Unit
 from moedsl.ir.walk import walk
 from moedsl.model import terms
 
@@ -81,8 +81,17 @@ def chosen_of(unit: Unit) -> tuple[int, int] | None:
             return kept.size, among.size
     if unit.kind == "moe":
         routers = [called for node in unit.nodes for _, _, called in node.calls()]
-        return next((found for router in routers if (found := chosen_of(router))), None)
+        own = next((found for router in routers if (found := chosen_of(router))), None)
+        return own or next(_given(unit), None)
     return None
+
+
+def _given(unit: Unit) -> Iterator[tuple[int, int]]:
+    """What is kept, and of how many, in decisions that were made elsewhere."""
+    for value in unit.inputs:
+        match value.type:
+            case RecordType("Routing", (kept, choices)) if kept.size and choices.size:
+                yield kept.size, choices.size
 
 
 def flow(graph: Graph) -> str:

@@ -16,7 +16,8 @@ class Moe(Construct):
     """Each token is served by the experts that its router chose; their outputs are summed by weight.
 
     `experts` are side by side and chosen among; kinds may be named, `[full = 7 * swiglu(64), skip = zero]`. `shared`
-    ones serve every token. A second input, `route = x`, is what the router reads instead.
+    ones serve every token. A second input, `route = x`, is what the router reads instead. Mixtures may share one
+    decision, `let pick = top2(h)`; a loss that several of them declare counts once.
     """
 
     kind = "moe"

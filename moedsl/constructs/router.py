@@ -17,6 +17,9 @@ class Router(Construct):
 
     `score` gives one number per choice, `gate` makes it what losses and weights read, `choose` is what the selection
     ranks, `select` keeps some choices, and `weigh`, over what was kept, gives their weights.
+
+    In a mixture it decides for that one alone. Applied to a tensor, `let pick = top2(h)`, it decides for every mixture
+    that names the decision, `router = pick`; it has as many choices as they have experts.
     """
 
     kind = "router"

@@ -6,7 +6,7 @@ nodes, on which everything later stays silent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -254,10 +254,12 @@ class Builder:
             value = self.evaluate(term)
         return self.named(value, name) if name else value
 
-    def run(self, body: tuple[terms.Let | terms.Assign, ...]) -> None:
-        """Statements of a block, in order."""
-        for statement in body:
-            expressions.statement(self, statement)
+    def run(
+        self, body: Sequence[terms.Let | terms.Assign], then: Sequence[terms.Term] = ()
+    ) -> None:
+        """Statements of a body, in order; `then`: what else the body says, and will be evaluated after them."""
+        for index, statement in enumerate(body, 1):
+            expressions.statement(self, statement, (*body[index:], *then))
 
     # --- diagnostics ---------------------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs import declare
-from moedsl.ir import ops, problems
+from moedsl.ir import deciding, ops, problems
 from moedsl.ir.frame import Hint
 from moedsl.ir.graph import Value
 from moedsl.ir.walk import fits_width, sets_width
@@ -17,10 +18,16 @@ if TYPE_CHECKING:
     from moedsl.ir.build import Builder
 
 
-def statement(build: Builder, one: terms.Let | terms.Assign) -> None:
+def statement(
+    build: Builder, one: terms.Let | terms.Assign, after: Sequence[Term | terms.Let | terms.Assign]
+) -> None:
+    """`after`: what the body says next; a decision asks who will use it."""
     build.spans.append(one.span)
     old = build.scope.get(one.name)
+    if deciding.is_decision(one.value):
+        build.frame.mixtures = deciding.users(one.name, after)
     value = build.evaluate(one.value)
+    build.frame.mixtures = ()
     if isinstance(one, terms.Assign) and old is not None:
         value = back(build, value, old)
     if value is not old:
@@ -109,15 +116,27 @@ def _recipe(
         if construct.unit and build.frame.rows is None:
             if construct.kind == "block":
                 return build.units.stack([recipe], x, plain=True)
+            if construct.kind == "router":
+                return deciding.applied(build, recipe, x, named)
             return build.units.call(recipe, x, more, named)
         if construct.unit:
             frame = build.frame
             *_, own = frame.places.claim(frame.prefix, recipe.place or recipe.name)
             with build.at(own), build.body(x=x):
-                return construct.lower(build, x, *more, **named)
-        return construct.lower(build, x, *more, **named)
+                return lower(build, construct, x, *more, **named)
+        return lower(build, construct, x, *more, **named)
     finally:
         build.spans.pop()
+
+
+def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: Value) -> Value:
+    """What a construct says, with the tensors that its body names in scope."""
+    recipe = construct.recipe
+    if construct.kind == "block" or not recipe.body:
+        return construct.lower(build, x, *more, **named)
+    with build.body(x=x):
+        build.run(recipe.body, [value for _, value in recipe.settings])
+        return construct.lower(build, x, *more, **named)
 
 
 def _is_stage(build: Builder, construct: Construct) -> bool:

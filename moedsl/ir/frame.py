@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moedsl.ir.graph import Dim, Unit, Value
 from moedsl.ir.ops_base import Op
 from moedsl.ir.places import Parts, Places
+from moedsl.model import terms
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Hint:
 
 @dataclass
 class Frame:
-    """One unit under construction. `rows`: in a bank, the order of routed rows."""
+    """One unit under construction. `rows`: in a bank, the order of routed rows; `mixtures`: those that will use the
+    decision of a router applied here."""
 
     unit: Unit
     scope: dict[str, Value] = field(default_factory=dict)
@@ -28,4 +31,5 @@ class Frame:
     role: str = ""
     hint: Hint = field(default_factory=Hint)
     rows: Value | None = None
+    mixtures: Sequence[terms.Recipe] = ()
     ambients: dict[Op, Value] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,24 @@ if TYPE_CHECKING:
     from moedsl.ir.build import Builder
 
 
+@dataclass(frozen=True)
+class Decided:
+    """One routing, and the mixtures that it serves: the one that made it, or those that share it."""
+
+    kept: Dim
+    choices: Dim
+    mixtures: tuple[Unit, ...]
+
+
 @dataclass
 class Sites:
-    """The routings behind each tap of each unit: the mixtures that they belong to, bottom to top."""
+    """The routings behind each tap of each unit, bottom to top."""
 
-    memo: dict[Unit, list[list[Unit]]] = field(default_factory=dict)
+    memo: dict[Unit, list[list[Decided]]] = field(default_factory=dict)
 
-    def of(self, unit: Unit) -> list[list[Unit]]:
+    def of(self, unit: Unit) -> list[list[Decided]]:
         if unit not in self.memo:
-            found: dict[Value, list[Unit]] = {value: [unit] for value in unit.handed}
+            found = {value: [_decided(unit, value)] for value in unit.handed}
             for node in unit.nodes:
                 handed = node.outputs[1:] if callees(node) else ()
                 for index, value in enumerate(handed):
@@ -32,13 +42,31 @@ class Sites:
             self.memo[unit] = [found[value] for value in unit.taps]
         return self.memo[unit]
 
-    def _below(self, node: Node, index: int) -> list[Unit]:
+    def _below(self, node: Node, index: int) -> list[Decided]:
         runs = node.op.runs if isinstance(node.op, ops.Stack) else [(callees(node)[0], 1)]
-        found = []
+        found: list[Decided] = []
         for unit, count in runs:
             inner = self.of(unit)
             found.extend(inner[index] * count if index < len(inner) else [])
         return found
+
+
+def _decided(unit: Unit, value: Value) -> Decided:
+    record = value.type
+    assert isinstance(record, RecordType) and len(record.dims) == 2
+    own = unit.kind == "moe"
+    return Decided(*record.dims, (unit,) if own else tuple(dict.fromkeys(_sharers(unit, value))))
+
+
+def _sharers(unit: Unit, decision: Value) -> Iterator[Unit]:
+    """The mixtures in or below the unit that a decision made in it is handed to."""
+    for node in unit.nodes:
+        for called in callees(node):
+            for inner, given in zip(called.inputs, node.inputs, strict=False):
+                if given is decision and called.kind == "moe":
+                    yield called
+                elif given is decision:
+                    yield from _sharers(called, inner)
 
 
 Group = dict[int, list[int]]  # tap -> indices of the routings in it
@@ -47,14 +75,12 @@ Group = dict[int, list[int]]  # tap -> indices of the routings in it
 def add_losses(root: Unit, build: Builder) -> None:
     sites = Sites().of(root)
     groups: dict[tuple[str, terms.Recipe], Group] = {}
-    homes: dict[tuple[str, terms.Recipe], list[Unit]] = {}
-    for tap, units in enumerate(sites):
-        for index, unit in enumerate(units):
-            for loss in _declared(unit):
-                key = (unit.name, loss)
+    homes: dict[tuple[str, terms.Recipe], list[Decided]] = {}
+    for tap, routings in enumerate(sites):
+        for index, decided in enumerate(routings):
+            for key in _losses(decided):
                 groups.setdefault(key, {}).setdefault(tap, []).append(index)
-                homes.setdefault(key, []).append(unit)
-    _unseen(root, build, {loss for _, loss in groups})
+                homes.setdefault(key, []).append(decided)
     taken: dict[str, int] = {}
     for (name, recipe), group in groups.items():
         routing = _routings(root, sites, group)
@@ -64,12 +90,21 @@ def add_losses(root: Unit, build: Builder) -> None:
         _add(root, build, label, recipe, routing, homes[name, recipe])
 
 
+def _losses(decided: Decided) -> list[tuple[str, terms.Recipe]]:
+    """What the mixtures of one decision declare, each loss once, under the name of the first that declares it."""
+    found: dict[terms.Recipe, str] = {}
+    for unit in decided.mixtures:
+        for loss in _declared(unit):
+            found.setdefault(loss, unit.name)
+    return [(name, loss) for loss, name in found.items()]
+
+
 def _declared(unit: Unit) -> list[terms.Recipe]:
     construct = construct_of(unit.recipe) if unit.recipe is not None else None
     return [r for r in getattr(construct, "loss", ()) if isinstance(r, terms.Recipe)]
 
 
-def _routings(root: Unit, sites: list[list[Unit]], group: Group) -> Value:
+def _routings(root: Unit, sites: list[list[Decided]], group: Group) -> Value:
     """The routings of one loss as one list."""
     values = [root.taps[tap] for tap in group]
     picks: list[tuple[int, ...] | str] = []
@@ -92,11 +127,15 @@ def _maker(root: Unit, value: Value) -> Node:
 
 
 def _add(
-    root: Unit, build: Builder, label: str, recipe: terms.Recipe, routing: Value, units: list[Unit]
+    root: Unit,
+    build: Builder,
+    label: str,
+    recipe: terms.Recipe,
+    routing: Value,
+    homes: list[Decided],
 ) -> None:
     loss = construct_of(recipe)
     assert isinstance(loss, Loss)
-    sizes = [_sizes(unit) for unit in units]
     common: dict[str, Any] = {
         "loss": label,
         "function": label.replace(".", "_"),
@@ -105,17 +144,17 @@ def _add(
     op: ops.LossTerm
     match loss:
         case Balance():
-            experts = {e.size for _, e in sizes}
+            experts = {one.choices.size for one in homes}
             if loss.over == "model" and len(experts) > 1:
-                _report_unequal(build, recipe, sizes)
+                _report_unequal(build, recipe, homes)
             op = ops.Balance(
                 **common,
                 layers=loss.layers,
                 over=loss.over,
                 count=loss.count,
                 num_experts=experts.pop() if len(experts) == 1 else None,
-                top_k=sizes[0][0].size,
-                groups=(1,) * len(units) if loss.over == "layer" else (),
+                top_k=homes[0].kept.size,
+                groups=(1,) * len(homes) if loss.over == "layer" else (),
             )
         case Z():
             op = ops.ZLoss(**common, layers=loss.layers)
@@ -125,16 +164,9 @@ def _add(
     root.nodes.append(Node(op, (routing,), (value,), span=recipe.span, role="loss"))
 
 
-def _sizes(unit: Unit) -> tuple[Dim, Dim]:
-    """Kept and choices of a mixture's decision."""
-    record = unit.handed[0].type
-    assert isinstance(record, RecordType) and len(record.dims) == 2
-    return record.dims[0], record.dims[1]
-
-
-def _report_unequal(build: Builder, recipe: terms.Recipe, sizes: list[tuple[Dim, Dim]]) -> None:
-    first = sizes[0][1]
-    other = next(e for _, e in sizes if e.size != first.size)
+def _report_unequal(build: Builder, recipe: terms.Recipe, homes: list[Decided]) -> None:
+    first = homes[0].choices
+    other = next(one.choices for one in homes if one.choices.size != first.size)
     build.mismatch(
         "E0407",
         f"one balance loss cannot pool mixtures of {first.size} and of {other.size} experts",
@@ -143,17 +175,3 @@ def _report_unequal(build: Builder, recipe: terms.Recipe, sizes: list[tuple[Dim,
         (other.origin, f"{other.size} experts"),
         help="write `over = site`: the loss of each mixture by itself, summed",
     )
-
-
-def _unseen(root: Unit, build: Builder, found: set[terms.Recipe]) -> None:
-    """Losses of mixtures whose decision is made elsewhere: nobody would compute them."""
-    for unit in build.units.done:
-        for loss in _declared(unit) if not unit.handed else ():
-            if loss not in found and not build.sink.has_errors:
-                build.sink.error(
-                    "E0208",
-                    f"`{unit.name}` uses a decision that is made elsewhere, and a loss over such a one "
-                    "is not yet of this compiler",
-                    loss.span,
-                    help="declare the loss at a mixture that decides by itself: `router = top2`",
-                )

@@ -29,8 +29,7 @@ def lower(model: terms.Model, sink: Sink) -> Graph | None:
             secondary=(Label(model.inputs[0].span, "the one that it takes"),),
         )
     with build.units.opened(root, inputs):
-        for let in model.lets:
-            build.run((let,))
+        build.run(model.lets, [output.value for output in model.outputs])
         root.outputs = [_output(build, output) for output in model.outputs]
     units = build.units.done
     thread(units)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from moedsl.ir import ops, problems
-from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
+from moedsl.ir import deciding, expressions, ops, problems
+from moedsl.ir.graph import Dim, TensorType, Unit, Value
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -110,16 +110,12 @@ def _decide(build: Builder, moe: Moe, x: Value, choices: Dim) -> Decision | None
 
 
 def _routing(build: Builder, moe: Moe, x: Value, choices: Dim) -> Value:
-    if not isinstance(moe.router, terms.Recipe):
-        return build.evaluate(moe.router)
-    of = next((loss.setting("of") for loss in moe.loss if loss.construct == "balance"), None)
-    of_what = of.text if isinstance(of, terms.Word) else "gate"
-    routing = build.units.call(
-        moe.router, x, place="router", width=choices, extra=replace(build.wanted, of=of_what)
-    )
-    if isinstance(routing.type, RecordType):
-        build.tap(routing)
-    return routing
+    if isinstance(moe.router, terms.Recipe):
+        return deciding.decide(build, moe.router, x, choices, [moe.recipe], place="router")
+    build.frame.mixtures = [moe.recipe]
+    decision = build.evaluate(moe.router)
+    build.frame.mixtures = ()
+    return decision
 
 
 def _field(build: Builder, routing: Value, field: str, kept: Dim, dtype: str) -> Value:
@@ -187,7 +183,7 @@ def _body(build: Builder, body: Term, x: Value) -> Value:
     construct = construct_of(body) if isinstance(body, terms.Recipe) else None
     with build.at("", build.hint(build.last(x))):
         if construct is not None and construct.unit:
-            return construct.lower(build, x)
+            return expressions.lower(build, construct, x)
         return build.apply(body, x)
 
 

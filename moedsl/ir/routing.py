@@ -30,10 +30,10 @@ class Wanted:
 def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None = None) -> Value:
     wanted = wanted or build.wanted
     choices = build.width
-    if choices is None:
-        if fits_width(router.score):
-            return _without_choices(build, router, x)
-        x = build.op(ops.Rows(rows=ROWS), x, name="x")
+    if choices is None and fits_width(router.score):
+        return _without_choices(build, router, x)
+    _by_rows(build)
+    x = build.scope["x"]
     logits = build.named(build.role("score", router.score, x, choices), "score")
     choices = choices or build.last(logits)
     _is_choices(build, router, logits, choices)
@@ -53,12 +53,19 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     )
 
 
+def _by_rows(build: Builder) -> None:
+    """Each token is a row to decide on, in all that the router reads."""
+    for name, value in build.scope.items():
+        if isinstance(value.type, TensorType) and value.type.letters.startswith("BT"):
+            build.bind(name, build.op(ops.Rows(rows=ROWS), value, name=name))
+
+
 def _without_choices(build: Builder, router: Router, x: Value) -> Value:
-    """A router that is applied by itself has as many choices as its score makes, where the score says so."""
+    """Nobody uses the decision of a router that is applied by itself, and its score does not say a number."""
     build.mismatch(
         "E0402",
         f"`{router.recipe.name}` does not know how many choices it has",
-        (router.score.span, "takes its width from a mixture, and stands in none here"),
+        (router.score.span, "takes its width from a mixture, and none uses the decision"),
         help="write how many there are: `score = linear(8)`",
     )
     return build.poison(x)

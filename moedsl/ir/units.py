@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from moedsl.ir import ops
+from moedsl.ir import expressions, ops
 from moedsl.ir.frame import Frame, Hint
 from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
 from moedsl.ir.names import Naming
@@ -116,7 +116,7 @@ class Units:
             else:
                 named = {n: scope[n] for n in construct.streams if n in scope}
                 more = () if extra is None else (extra,)
-                results = construct.lower(self.build, scope["x"], *more, **named)
+                results = expressions.lower(self.build, construct, scope["x"], *more, **named)
             unit.outputs = [results]
         return unit
 

@@ -22,8 +22,8 @@ def deciding(score: str, body: str) -> str:
     return model(router, "ffn expert = swiglu(32)\n", block, OUTPUT)
 
 
-def applied(decision: str, experts: int, more: str = "") -> str:
-    moe = f"moe sparse {{\n  router = {decision}\n  experts = {experts} * expert\n{more}\n}}\n"
+def applied(decision: str, experts: int) -> str:
+    moe = f"moe sparse {{\n  router = {decision}\n  experts = {experts} * expert\n}}\n"
     return moe + "x += sparse(h)"
 
 
@@ -72,10 +72,9 @@ def test_a_decision_counts_the_choices_of_its_score() -> None:
 
 CASES = {
     "E0304": deciding("linear(4)", "x += d"),
-    "E0402": deciding("linear", applied("d", 4)),
+    "E0402": deciding("linear", "x += expert(h)"),
     "E0405": deciding("linear(4)", applied("h", 4)),
     "E0406": deciding("linear(4)", applied("d", 5)),
-    "E0208": deciding("linear(4)", applied("d", 4, "  loss = balance(1e-2)")),
 }
 
 

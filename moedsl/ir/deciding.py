@@ -1,0 +1,119 @@
+"""Decisions: routers at work. In a mixture a router decides for it alone; a router applied to a tensor, `let pick =
+top2(h)`, decides for every mixture that names the decision, and has as many choices as they have experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from moedsl.ir.graph import Dim, RecordType, Value
+from moedsl.ir.walk import children, fits_width
+from moedsl.model import terms
+from moedsl.model.terms import Term
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
+
+Mixtures = Sequence[terms.Recipe]
+
+
+def decide(
+    build: Builder,
+    router: terms.Recipe,
+    x: Value,
+    choices: Dim | None,
+    mixtures: Mixtures,
+    named: dict[str, Value] | None = None,
+    place: str = "",
+) -> Value:
+    """The decision of a router at a place of its own, handed up to the root."""
+    losses = [loss for one in mixtures for loss in _losses(one)]
+    of = next((loss.setting("of") for loss in losses if loss.construct == "balance"), None)
+    wanted = replace(build.wanted, of=of.text if isinstance(of, terms.Word) else "gate")
+    routing = build.units.call(router, x, named=named, place=place, width=choices, extra=wanted)
+    if isinstance(routing.type, RecordType):
+        build.tap(routing)
+    return routing
+
+
+def applied(build: Builder, router: terms.Recipe, x: Value, named: dict[str, Value]) -> Value:
+    """A router on a tensor, for the mixtures around or after it."""
+    mixtures = build.frame.mixtures
+    sizes = [_choices(build, one) for one in mixtures]
+    other = next((size for size in sizes if size.size != sizes[0].size), None)
+    asked = bool(sizes) and fits_width(router.setting("score"))
+    if asked and other is not None:
+        build.mismatch(
+            "E0406",
+            f"one decision cannot choose among {sizes[0].size} and among {other.size} experts",
+            (router.span, "as many choices as the mixtures that use it have experts"),
+            (sizes[0].origin, f"{sizes[0].size} experts"),
+            (other.origin, f"{other.size} experts"),
+            help="give these mixtures as many experts as each other, or a decision each",
+        )
+    decision = decide(build, router, x, sizes[0] if asked else None, mixtures, named)
+    return build.poison(decision) if asked and other is not None else decision
+
+
+def _losses(moe: terms.Recipe) -> list[terms.Recipe]:
+    from moedsl.constructs.registry import construct_of
+
+    return list(getattr(construct_of(moe), "loss", ()))
+
+
+def _choices(build: Builder, moe: terms.Recipe) -> Dim:
+    from moedsl.constructs.registry import construct_of
+
+    bank = getattr(construct_of(moe), "experts", ())
+    return build.dim(sum(count for _, count, _ in bank), moe.origin("experts"), "E")
+
+
+# --- who uses a decision --------------------------------------------------------------------------
+
+
+def is_decision(term: Term) -> bool:
+    """A router that is applied to a tensor."""
+    if not isinstance(term, terms.Apply):
+        return False
+    last = term.recipe.stages[-1] if isinstance(term.recipe, terms.Flow) else term.recipe
+    return isinstance(last, terms.Recipe) and _kind(last) == "router"
+
+
+def users(name: str, after: Sequence[Term | terms.Let | terms.Assign]) -> list[terms.Recipe]:
+    """The mixtures in what comes after a `let` that name it as their router."""
+    return list(_in_sequence(after, frozenset((name,))))
+
+
+def _in_sequence(
+    after: Sequence[Term | terms.Let | terms.Assign], names: frozenset[str]
+) -> Iterator[terms.Recipe]:
+    for one in after:
+        if not isinstance(one, terms.Let | terms.Assign):
+            yield from _users(one, names)
+            continue
+        yield from _users(one.value, names)
+        names = names | {one.name} if _is(one.value, names) else names - {one.name}
+
+
+def _users(term: Term, names: frozenset[str]) -> Iterator[terms.Recipe]:
+    if not isinstance(term, terms.Recipe):
+        for child in children(term):
+            yield from _users(child, names)
+        return
+    settings = dict(term.settings)
+    if _kind(term) == "moe" and _is(settings["router"], names):
+        yield term
+    given = {name for name, value in term.bound if _is(value, names)}
+    inner = names - {name for name, _ in term.bound} | given
+    yield from _in_sequence((*term.body, *settings.values()), inner)
+
+
+def _is(term: Term, names: frozenset[str]) -> bool:
+    return isinstance(term, terms.Tensor) and term.name in names
+
+
+def _kind(recipe: terms.Recipe) -> str:
+    from moedsl.constructs.registry import constructs
+
+    return constructs()[recipe.construct].kind
