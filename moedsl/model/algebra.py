@@ -206,3 +206,15 @@ def changed(run: Run, old: Some, operator: str, new: Some, span: Span) -> Some:
 
 def is_projection(term: terms.Term) -> bool:
     return isinstance(term, terms.Recipe) and term.construct == PROJECTION
+
+
+def begins_with_tensor(term: terms.Term) -> bool:
+    """`gate + balancing(rate = 1e-3)` does: a tensor beside what ignores its input."""
+    match term:
+        case terms.Tensor() | terms.Apply() | terms.Number():
+            return True
+        case terms.Arithmetic(left=left):
+            return begins_with_tensor(left)
+        case terms.Phase(train=train):
+            return begins_with_tensor(train)
+    return False

@@ -16,7 +16,7 @@ from moedsl.constructs.declare import (
     Words,
 )
 from moedsl.model import banks, calls, evaluate, flows, foresee, misfits, terms
-from moedsl.model.algebra import PROJECTION
+from moedsl.model.algebra import PROJECTION, begins_with_tensor
 from moedsl.model.defaults import parsed, words
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Env, Layer
@@ -102,7 +102,7 @@ def _phase(run: Run, slot: Slot, expr: ast.Call, env: Env, at: At, edits: Edits)
     if branches is None:
         return None
     if (isinstance(slot.setting, Number) and not slot.setting.phases) or isinstance(
-        slot.setting, Words | Flag
+        slot.setting, Words | Flag | Listed | PlaceOf
     ):
         run.sink.error("E0210", f"{slot.what} is the same in every phase", at.where(expr))
         return None
@@ -156,7 +156,7 @@ def fit(run: Run, slot: Slot, term: terms.Term, span: Span) -> Some:
     """The term as the setting keeps it, or a diagnostic that says what was expected and what came."""
     if isinstance(term, terms.Word) and term.text in slot.words:
         return term
-    if isinstance(term, terms.Phase) and not isinstance(slot.setting, Number | Words | Flag):
+    if isinstance(term, terms.Phase) and isinstance(slot.setting, Expression | RecipeOf | Bank):
         branches = [fit(run, slot, branch, span) for branch in (term.train, term.eval, term.decode)]
         return None if None in branches else term
     match slot.setting:
@@ -169,7 +169,9 @@ def fit(run: Run, slot: Slot, term: terms.Term, span: Span) -> Some:
             return _expression(run, slot, setting, term, span)
         case RecipeOf(kinds=kinds, tensors=True) if terms.type_of(term) == "tensor":
             return term
-        case RecipeOf(kinds=kinds) | Bank(kinds=kinds):
+        case RecipeOf(kinds=kinds, flows=flows):
+            return _recipe(run, slot, kinds, term, span, flows)
+        case Bank(kinds=kinds):
             return _recipe(run, slot, kinds, term, span)
         case Listed() as listed:
             return _list_item(run, slot, listed, term, span)
@@ -250,19 +252,10 @@ def _fed(setting: Expression, term: terms.Term, span: Span) -> terms.Apply | Non
     return terms.Apply(term, (terms.Tensor(first, span),), span=span)
 
 
-def begins_with_tensor(term: terms.Term) -> bool:
-    """`gate + balancing(rate = 1e-3)` does: a tensor beside what ignores its input."""
-    match term:
-        case terms.Tensor() | terms.Apply() | terms.Number():
-            return True
-        case terms.Arithmetic(left=left):
-            return begins_with_tensor(left)
-        case terms.Phase(train=train):
-            return begins_with_tensor(train)
-    return False
-
-
-def _recipe(run: Run, slot: Slot, kinds: tuple[str, ...], term: terms.Term, span: Span) -> Some:
+def _recipe(
+    run: Run, slot: Slot, kinds: tuple[str, ...], term: terms.Term, span: Span, flows: bool = False
+) -> Some:
+    """Where kinds are asked for, one recipe of them, or a flow of such where `flows`."""
     wanted = " or ".join(misfits.a(kind) for kind in kinds) or "a recipe"
     if terms.type_of(term) != "recipe":
         more = (
@@ -272,11 +265,18 @@ def _recipe(run: Run, slot: Slot, kinds: tuple[str, ...], term: terms.Term, span
         )
         misfits.wrong_type(run.sink, slot.what, wanted, term, span, **more)
         return None
-    if kinds and isinstance(term, terms.Recipe):
-        cls = run.registry.get(term.construct)
-        if cls is not None and not run.kinds(cls) & set(kinds):
-            misfits.wrong_kind(run.sink, slot.what, kinds, term, cls.kind, span)
-            return None
+    if not kinds:
+        return term
+    if isinstance(term, terms.Flow) and flows:
+        stages = [_recipe(run, slot, kinds, stage, span) for stage in term.stages]
+        return None if None in stages else term
+    if not isinstance(term, terms.Recipe):
+        misfits.wrong_type(run.sink, slot.what, wanted, term, span)
+        return None
+    cls = run.registry.get(term.construct)
+    if cls is not None and not run.kinds(cls) & set(kinds):
+        misfits.wrong_kind(run.sink, slot.what, kinds, term, cls.kind, span)
+        return None
     return term
 
 

@@ -49,7 +49,9 @@ def test_comments_stay_comments(payload):
     for path, code in result.files.items():
         if path.endswith(".py"):
             tree = ast.parse(code, path)
-            assert not [n for n in ast.walk(tree) if isinstance(n, ast.Raise) and "executed" in ast.dump(n)]
+            assert not [
+                n for n in ast.walk(tree) if isinstance(n, ast.Raise) and "executed" in ast.dump(n)
+            ]
     if result.ok:
         pytest.importorskip("torch")
         imported(result.files)
@@ -57,7 +59,20 @@ def test_comments_stay_comments(payload):
 
 @pytest.mark.parametrize(
     "name",
-    ["__import__", "class", "self", "torch", "nn", "forward", "x; import os", "ｓｐarse", "аttention", "a" * 100_000, "__class__", "None"],
+    [
+        "__import__",
+        "class",
+        "self",
+        "torch",
+        "nn",
+        "forward",
+        "x; import os",
+        "ｓｐarse",
+        "аttention",
+        "a" * 100_000,
+        "__class__",
+        "None",
+    ],
     ids=lambda n: n[:12],
 )
 def test_names_stay_names(name):
@@ -98,7 +113,10 @@ def test_strings_in_checkpoint_names_stay_strings():
         ("width = 64", "width = " + "1 + " * 100_000 + "1"),
         ("vocab = 256", "vocab = " + "-" * 20_000 + "256"),
         ("width = 64", "width = width"),
-        ("norm before_mix, before_ffn, last = rms(eps = 1e-5)", "norm before_mix, before_ffn, last = last"),
+        (
+            "norm before_mix, before_ffn, last = rms(eps = 1e-5)",
+            "norm before_mix, before_ffn, last = last",
+        ),
     ],
     ids=range(14),
 )
@@ -110,7 +128,9 @@ def test_size_bombs_are_refused(old, new):
 def test_doubling_is_refused():
     """Each recipe is two of the one before: 2**60 layers in sixty lines."""
     lines = "\n".join(f"  block b{i + 1} {{\n    x = x -> b{i} -> b{i}\n  }}" for i in range(60))
-    text = TINY.replace("  input  tokens", f"  block b0 {{\n    x += own(x)\n  }}\n{lines}\n  input  tokens")
+    text = TINY.replace(
+        "  input  tokens", f"  block b0 {{\n    x += own(x)\n  }}\n{lines}\n  input  tokens"
+    )
     assert refused(text.replace("2 * layer", "b60"))
 
 
@@ -132,7 +152,16 @@ def test_import_cycles():
 
 @pytest.mark.parametrize(
     "path",
-    ["../secret.moe", "/etc/passwd", "a/../../secret.moe", "..\\secret.moe", "C:\\secret.moe", "file:///etc/passwd", "\x00", ""],
+    [
+        "../secret.moe",
+        "/etc/passwd",
+        "a/../../secret.moe",
+        "..\\secret.moe",
+        "C:\\secret.moe",
+        "file:///etc/passwd",
+        "\x00",
+        "",
+    ],
     ids=range(8),
 )
 def test_imports_stay_inside_the_root(path):

@@ -1,0 +1,185 @@
+"""Every kind of setting, given every kind of value: random texts for random settings of random constructs, drawn from
+the registry, in a small valid spec. The compiler answers each: a located diagnostic, or a package that can be run."""
+
+from __future__ import annotations
+
+import ast
+import os
+import random
+
+import pytest
+
+import moedsl.pipeline
+from moedsl.constructs.declare import (
+    Bank,
+    Construct,
+    Expression,
+    Flag,
+    Listed,
+    Number,
+    RecipeOf,
+    Setting,
+    Words,
+)
+from moedsl.constructs.registry import constructs
+from moedsl.model import defaults
+from moedsl.model.run import kinds_of
+from moedsl.source import Source
+from tests.packages import SPECS
+
+TINY = (SPECS / "tiny.moe").read_text()
+ROUNDS = int(os.environ.get("MOEDSL_ROUNDS", "600"))
+
+ATOMS = (
+    "0", "1", "2", "3", "-1", "0.5", "1e-300", "1e300", "9007199254740993", "12.5%", "none", "true", "false", "causal",
+    "all", "x", "index", "choices", "score", "gate", "q", "values", "hidden", "tokens", "width", "vocab", "embed", "head",
+    "own", "sparse", "top2", "layer", "tiny", "before_mix", "nothing", '"a text"', '""', "[]", "[1, 2]", "[a = swiglu(8)]",
+    "by_layer([1, 2])", "by_layer(2 * (swiglu(8) -> linear))", "phase(train = 1, eval = 2)",
+)  # fmt: skip
+JOINTS = (" -> ", " + ", " - ", " * ", " / ")
+
+
+class Drawn:
+    """A random text of the language; most values are of the type that is wanted, so that they get far."""
+
+    def __init__(self, seed: str, right: float) -> None:
+        self.random = random.Random(seed)
+        self.right = right
+
+    def value(self, setting: Setting | None, depth: int) -> str:
+        if setting is None or depth == 0 or self.random.random() > self.right:
+            return self.anything(depth)
+        one = self.random.choice
+        if (words := defaults.words(setting)) and self.random.random() < 0.3:
+            return one(words)
+        match setting:
+            case Number():
+                return one(
+                    ("1", "2", "3", "4", "8", "16", "0.5", "0.25", "1e-2", "0", "7", "index + 1")
+                )
+            case Words() | Flag():
+                return one(defaults.words(setting))
+            case Expression(sees=sees):
+                return one(
+                    (
+                        f"{one(sees)} -> {self.flow(depth)}",
+                        one(sees),
+                        self.flow(depth),
+                        f"{one(sees)} + {one(sees)}",
+                    )
+                )
+            case Bank(kinds=kinds):
+                return one(
+                    (
+                        f"{self.random.randint(1, 8)} * {self.recipe(kinds, depth)}",
+                        self.recipe(kinds, depth),
+                    )
+                )
+            case RecipeOf(kinds=kinds) | Listed(kinds=kinds):
+                return one(
+                    (
+                        self.recipe(kinds, depth),
+                        f"[{self.recipe(kinds, depth)}]",
+                        f"{self.recipe(kinds, depth)} -> {self.recipe(kinds, depth)}",
+                    )
+                )
+        return self.anything(depth)
+
+    def flow(self, depth: int) -> str:
+        return " -> ".join(self.recipe((), depth) for _ in range(self.random.randint(1, 3)))
+
+    def recipe(self, kinds: tuple[str, ...], depth: int) -> str:
+        """A construct of one of the kinds, configured."""
+        fit = [
+            name for name, cls in constructs().items() if not kinds or kinds_of(cls) & set(kinds)
+        ]
+        name = self.random.choice(
+            [*fit, "swiglu", "linear", "softmax", "rms"] if not kinds else fit or ["linear"]
+        )
+        given = [
+            f"{setting} = {self.value(cls, depth - 1)}"
+            for setting, cls in constructs()[name].settings.items()
+            if cls.default is None or self.random.random() < 0.2
+        ]
+        return f"{name}({', '.join(given)})" if given else name
+
+    def anything(self, depth: int) -> str:
+        if depth == 0 or self.random.random() < 0.4:
+            return self.random.choice(ATOMS)
+        match self.random.randrange(5):
+            case 0:
+                return f"({self.anything(depth - 1)})"
+            case 1:
+                return f"[{self.anything(depth - 1)}, {self.anything(depth - 1)}]"
+            case 2:
+                return f"{self.anything(depth - 1)} with {{ {self.setting(constructs()['moe'], depth - 1)} }}"
+            case 3:
+                return self.recipe((), depth)
+        return f"{self.anything(depth - 1)}{self.random.choice(JOINTS)}{self.anything(depth - 1)}"
+
+    def setting(self, cls: type[Construct], depth: int = 2) -> str:
+        name = self.random.choice([*cls.settings, "nothing"] if cls.settings else ["nothing"])
+        operator = self.random.choice(("=", "=", "=", "+=", "->="))
+        return f"{name} {operator} {self.value(cls.settings.get(name), depth)}"
+
+
+FORMS = {
+    "attention own {": "attention",
+    "router top2 {": "router",
+    "moe sparse {": "moe",
+    "model tiny {": "model",
+}
+PARTS = (
+    ("linear -> rope(theta = 1e4)", ()), ("top_k(2)", ("selection",)), ("softmax", ()), ("swiglu(96)", ("ffn",)),
+    ("rms(eps = 1e-5)", ("norm",)), ("balance(1e-2)", ("loss",)), ("own(before_mix(x))", None),
+    ("sparse(before_ffn(x))", None), ("2 * layer", None), ("embed ->", None), ("-> head", None),
+)  # fmt: skip
+
+
+def changed(number: int) -> str:
+    """The small spec with one or two of its values replaced, or settings added."""
+    drawn = Drawn(f"moedsl settings {number}", right=(0.98, 0.9, 0.5)[number % 3])
+    text = TINY
+    for _ in range(1 + (number % 4 == 3)):
+        if drawn.random.random() < 0.5:
+            place, construct = drawn.random.choice(list(FORMS.items()))
+            line = drawn.setting(constructs()[construct])
+            kept = [
+                each
+                for each in text.split("\n")
+                if not each.strip().startswith(f"{line.split()[0]} ")
+            ]
+            text = "\n".join(kept).replace(place, f"{place}\n    {line}", 1)
+        else:
+            old, kinds = drawn.random.choice(PARTS)
+            new = drawn.recipe(kinds, 2) if kinds is not None else f"{drawn.flow(2)}(x)"
+            arrow = ("-> " * old.startswith("->"), " ->" * old.endswith("->"))
+            text = text.replace(
+                old, f"{arrow[0]}{drawn.flow(2) if any(arrow) else new}{arrow[1]}", 1
+            )
+    return text
+
+
+def answered(text: str, edits: tuple[str, ...] = ()) -> bool:
+    """Whether it compiled; an answer of either kind is held to what it promises."""
+    result = moedsl.pipeline.compile(Source(text), edits)
+    for diagnostic in result.diagnostics:
+        span = diagnostic.primary.span
+        length = len(text) if span.file == "spec.moe" else max(map(len, edits), default=0)
+        assert 0 <= span.start <= span.end <= length + 1, f"{diagnostic} is nowhere"
+        assert diagnostic.message
+    assert result.ok == bool(result.files), "neither a diagnostic nor a package"
+    for path, code in result.files.items():
+        if path.endswith(".py"):
+            ast.parse(code, path)
+    return result.ok
+
+
+@pytest.mark.parametrize("start", range(0, ROUNDS, 100))
+def test_settings_of_every_kind(start):
+    for number in range(start, start + 100):
+        text = changed(number)
+        try:
+            answered(text)
+        except Exception as error:
+            raise AssertionError(f"round {number}: {error!r} for\n{text}") from error
