@@ -37,12 +37,15 @@ def plan_routing(graph: Graph, header: str, package: str) -> RoutingView | None:
         return None
     written_out = any(isinstance(op, ops.Routed) for op in used)
     read = {op.which for op in used if isinstance(op, ops.Statistic)} & set(FIELDS)
+    asked = {name for op in used for name in op.imports}
     return RoutingView(
         header=header,
         package=package,
         routes=tuple(routes.values()),
         steps=tuple(name for name in FIELDS if name in read) if written_out else None,
         expert_bias=any(isinstance(op, ops.Linear) and op.bank and op.bias for op in used),
+        expert_scale=".experts:expert_scale" in asked,
+        expert_affine=".experts:expert_affine" in asked,
     )
 
 

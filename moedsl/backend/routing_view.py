@@ -67,7 +67,7 @@ class RoutingView:
     `header` is the provenance comment, one line with its `#`. `package` is the namespace of the
     custom operators, so two packages can live in one process. `steps`: the statistics of routers
     that model.py writes out in steps, None where every router is one of `routes`. `expert_bias`
-    asks for `grouped_linear_bias`.
+    asks for `grouped_linear_bias`; `expert_scale` and `expert_affine` for themselves (norms, scales).
     """
 
     header: str
@@ -75,6 +75,13 @@ class RoutingView:
     routes: tuple[RouteView, ...] = ()
     steps: tuple[Statistic, ...] | None = None
     expert_bias: bool = False
+    expert_scale: bool = False
+    expert_affine: bool = False
+
+    @property
+    def expert_rows(self) -> bool:
+        """Weights that are no matrices: each routed row takes its expert's."""
+        return self.expert_bias or self.expert_scale or self.expert_affine
 
     def __post_init__(self) -> None:
         assert self.package.isidentifier()

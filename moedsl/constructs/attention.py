@@ -28,6 +28,7 @@ class Attention(Construct):
     kind = "attention"
     unit = True
     mixes_tokens = True
+    whole = True
     streams = ("memory",)
     source = "Vaswani et al., 2017; grouped queries: Ainslie et al., 2023"
     heads = Number(low=1, whole=True, doc="number of query heads")

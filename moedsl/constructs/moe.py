@@ -22,6 +22,7 @@ class Moe(Construct):
 
     kind = "moe"
     unit = True
+    whole = True
     streams = ("route",)
     router = RecipeOf(
         kinds=("router",),

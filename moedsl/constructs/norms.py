@@ -48,7 +48,7 @@ class Norm(Construct):
 
 
 class Rms(Norm):
-    """Root-mean-square norm: x / sqrt(mean(x^2) + eps) * weight.
+    """Root-mean-square norm: x / sqrt(mean(x^2) + eps) * weight. In a bank each expert has a weight of its own.
 
     `offset` stores the weight minus one, as the Gemma family does.
     """
@@ -62,7 +62,7 @@ class Rms(Norm):
 
 
 class LayerNorm(Norm):
-    """Layer norm: (x - mean) / sqrt(variance + eps) * weight + bias."""
+    """Layer norm: (x - mean) / sqrt(variance + eps) * weight + bias. In a bank each expert has its own of both."""
 
     form = "layer"
     source = "Ba et al., 2016"

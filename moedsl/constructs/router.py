@@ -24,6 +24,7 @@ class Router(Construct):
 
     kind = "router"
     unit = True
+    whole = True
     score = Expression("linear", sees=("x",), bare=True, doc="logits, one per choice")
     gate = Expression(
         "score",

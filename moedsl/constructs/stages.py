@@ -54,7 +54,7 @@ class SoftCap(Construct):
 
 
 class Scale(Construct):
-    """Multiply by a number, or by a learned one."""
+    """Multiply by a number, or by a learned one. In a bank each expert learns its own."""
 
     linear_in_input = True
     factor = Number(

@@ -65,7 +65,7 @@ CODES: dict[str, str] = {
     "E0302": "a width that nothing says",
     "E0303": "key and value heads that do not divide the heads",
     "E0304": "a decision where a tensor is needed",
-    "E0306": "weights that experts cannot have each",
+    "E0306": "something that cannot be an expert",
     "E0307": "heads where there are none",
     "E0308": "channels that do not pair up",
     "E0309": "a layer that changes the stream's shape",

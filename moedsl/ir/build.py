@@ -132,10 +132,11 @@ class Builder:
 
     def placed(self, op: Op, recipe: terms.Recipe, *values: Value) -> Value:
         """Add a node with weights of its own, at the place of its recipe; in a bank, one set for each expert."""
-        if self.frame.rows is not None:
-            if isinstance(op, ops.Linear):
+        if self.frame.rows is not None and op.parameters():
+            if "bank" in op.__dataclass_fields__:
+                op = replace(op, bank=self.frame.unit.bank)  # type: ignore[call-arg]
                 values = (*values, self.frame.rows)
-            elif op.parameters():
+            else:
                 problems.not_in_a_bank(self, recipe)
         return self.op(op, *values, place=recipe.place or recipe.name, tied=recipe.tied)
 

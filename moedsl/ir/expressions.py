@@ -132,6 +132,9 @@ def _recipe(
 def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: Value) -> Value:
     """What a construct says, with the tensors that its body names in scope."""
     recipe = construct.recipe
+    if build.frame.rows is not None and construct.whole:
+        problems.not_in_a_bank(build, recipe)
+        return build.poison(x)
     if construct.kind == "block" or not recipe.body:
         return construct.lower(build, x, *more, **named)
     with build.body(x=x):

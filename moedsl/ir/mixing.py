@@ -173,6 +173,8 @@ def _bank(build: Builder, moe: Moe, kind: Kind, x: Value, rows: Value) -> Value:
     place = "experts"
     with build.at(place) if kind.label else build.at(""):
         y = build.op(ops.Call(unit=units.memo[key]), x, rows, place=kind.label or place)
+    if build.bad.intersection(units.memo[key].outputs):
+        build.poison(y)
     return y
 
 

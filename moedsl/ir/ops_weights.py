@@ -68,7 +68,8 @@ class Linear(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Op):
-    """Root-mean-square or layer norm over the last axis."""
+    """Root-mean-square or layer norm over the last axis. In a bank (`bank` > 0) inputs are (rows, Dispatch) and weights
+    are [bank, D]."""
 
     over: Dim
     form: str  # rms | layer
@@ -76,28 +77,42 @@ class Norm(Op):
     weight: bool = True
     bias: bool = False
     offset: bool = False  # weight stored minus one
+    bank: int = 0
 
     @property
     def code(self) -> str:  # type: ignore[override]
+        function = f"F.{self.form}_norm({{0}}, ({self.over.size},)"
+        if self.bank:
+            weight = "1 + {self}" if self.offset else "{self}"
+            weight += ", {self}_bias" if self.bias else ""
+            return f"{self.by_expert}({function}, eps={self.eps!r}), {weight}, {{1}})"
         if self.offset and self.weight:
-            return f"F.rms_norm({{0}}, ({self.over.size},), 1 + {{self}}, {self.eps!r})"
+            return f"{function}, 1 + {{self}}, {self.eps!r})"
         return "{self}({0})"
 
     @property
+    def by_expert(self) -> str:
+        """What applies the weights of a bank to its rows."""
+        return "expert_affine" if self.bias else "expert_scale"
+
+    @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self.bank:
+            return ("F", f".experts:{self.by_expert}")
         return ("F",) if self.offset and self.weight else ()
 
     def parameters(self) -> tuple[Parameter, ...]:
-        n = (self.over.size or 0,)
+        n = (*((self.bank,) if self.bank else ()), self.over.size or 0)
         found = []
         if self.weight:
-            found.append(Parameter("weight", n, "zeros" if self.offset else "ones", 0.0))
+            start = "zeros" if self.offset else "ones"
+            found.append(Parameter("weight", n, start, 0.0, bank=bool(self.bank)))
         if self.bias and self.weight:
-            found.append(Parameter("bias", n, "zeros", 0.0))
+            found.append(Parameter("bias", n, "zeros", 0.0, bank=bool(self.bank)))
         return tuple(found)
 
     def module(self) -> str:
-        if self.offset and self.weight:
+        if self.bank or (self.offset and self.weight):
             return ""
         n = self.over.size
         affine = "" if self.weight else ", elementwise_affine=False"
@@ -153,17 +168,27 @@ class TiedLinear(Op):
 @dataclass(frozen=True, kw_only=True)
 class LearnedScale(Op):
     """Times a learned factor: one for all (`over` None), one for each channel, or (`per_choice`) for each chosen expert,
-    whose index is the second input."""
+    whose index is the second input. In a bank (`bank` > 0) inputs are (rows, Dispatch) and weights are [bank, D or 1]."""
 
     over: Dim | None = None
     per_choice: bool = False
+    bank: int = 0
 
     @property
     def code(self) -> str:  # type: ignore[override]
+        if self.bank:
+            return "expert_scale({0}, {self}, {1})"
         return "{0} * {self}[{1}]" if self.per_choice else "{0} * {self}"
 
-    atom: ClassVar[bool] = False
+    @property
+    def atom(self) -> bool:  # type: ignore[override]
+        return bool(self.bank)
 
     def parameters(self) -> tuple[Parameter, ...]:
         size = self.over.size or 0 if self.over is not None else 1
-        return (Parameter("weight", (size,), "ones", 0.0),)
+        shape = (self.bank, size) if self.bank else (size,)
+        return (Parameter("weight", shape, "ones", 0.0, bank=bool(self.bank)),)
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (".experts:expert_scale",) if self.bank else ()

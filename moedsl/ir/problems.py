@@ -82,13 +82,10 @@ def not_a_decision(build: Builder, term: terms.Term, found: Value) -> Value:
 def not_in_a_bank(build: Builder, recipe: terms.Recipe) -> None:
     build.sink.error(
         "E0306",
-        f"experts side by side cannot have a `{recipe.name}` with weights of its own yet",
+        f"experts side by side cannot have a `{recipe.name}`",
         recipe.span,
-        "only linear maps have weights per expert",
-        help="put it before the mixture, where all experts share it, or leave its weights out: "
-        "`weight = false`"
-        if recipe.construct in ("rms", "layer_norm")
-        else "put it outside of the experts",
+        "an expert gets the tokens that chose it, one by one, and no sequence",
+        help="put it beside the mixture: before it, after it, or in `shared`",
     )
 
 

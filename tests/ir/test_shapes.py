@@ -15,7 +15,7 @@ CASES = {
     "E0301": feed_forward("linear(32)"),
     "E0302": feed_forward("linear -> silu -> linear(64)"),
     "E0303": model(HEADS.format("kv_heads = 3"), OUTPUT),
-    "E0306": mixture("experts = 4 * (linear(32) -> rms() -> linear)"),
+    "E0306": mixture("experts = 4 * (linear(32) -> attention(heads = 2))"),
     "E0307": feed_forward("rms(per = head)"),
     "E0308": model(HEADS.format("q, k = linear -> rope(part = 20%)"), OUTPUT),
     "E0309": model("block layer { x = x -> linear(32) }\n", OUTPUT),
