@@ -9,10 +9,17 @@ from moedsl.backend.checkpoint_view import plan_checkpoint
 from moedsl.backend.losses_view import BalanceView, LossView, ZView
 from moedsl.backend.routing_view import FIELDS, RouteView, RoutingView, Statistic
 from moedsl.backend.runtime_view import GenerationView, RuntimeView
-from moedsl.backend.state_view import AttendView, MaskView, RotaryView, StateView
+from moedsl.backend.state_view import (
+    AttendView,
+    MaskView,
+    MixView,
+    RotaryView,
+    ScoresView,
+    StateView,
+)
 from moedsl.ir import ops
 from moedsl.ir.graph import Graph
-from moedsl.ir.ops_base import Op
+from moedsl.ir.ops_base import Op, dims_of
 
 
 def every_op(graph: Graph) -> Iterator[Op]:
@@ -20,7 +27,7 @@ def every_op(graph: Graph) -> Iterator[Op]:
     for unit in graph.units:
         for node in unit.nodes:
             yield node.op
-            if isinstance(node.op, ops.Attend):
+            if isinstance(node.op, ops.Attend | ops.Mix):
                 yield node.op.mask
             elif isinstance(node.op, ops.Rotate):
                 yield node.op.table
@@ -83,7 +90,7 @@ def plan_runtime(graph: Graph, header: str) -> RuntimeView:
 def _is_language_model(graph: Graph) -> bool:
     """Does it take tokens and give logits over them, causally?"""
     root = graph.root
-    causal = all(op.causal for op in every_op(graph) if isinstance(op, ops.Attend))
+    causal = all(op.causal for op in every_op(graph) if isinstance(op, ops.Attend | ops.Mix))
     return (
         causal and [v.name for v in root.outputs] == ["logits"] and root.inputs[0].name == "tokens"
     )
@@ -106,8 +113,33 @@ def plan_state(graph: Graph) -> StateView | None:
         rotaries=tuple(tables.values()),
         masks=tuple(masks.values()),
         attends=tuple(attend_view(name, alike) for name, alike in attends.items()),
-        cache=past or any(isinstance(op, ops.Attend) and op.cached_keys for op in used),
+        cache=past
+        or any(
+            isinstance(op, ops.Remember) or (isinstance(op, ops.Attend) and op.cached_keys)
+            for op in used
+        ),
         positions=any(isinstance(op, ops.Positions) for op in used),
+        scores=scores_view(graph),
+    )
+
+
+def scores_view(graph: Graph) -> ScoresView | None:
+    """None where every attention has a core of its own."""
+    nodes = [node for unit in graph.units for node in unit.nodes]
+    mixes = {n.op.function: n.op for n in nodes if isinstance(n.op, ops.Mix)}
+    grouped = False
+    for node in nodes:
+        if isinstance(node.op, ops.Dot):
+            q, k = (dims_of(value.type).dims[-2] for value in node.inputs)
+            grouped = grouped or q.size != k.size
+    if not mixes:
+        return None
+    return ScoresView(
+        remember=any(isinstance(node.op, ops.Remember) for node in nodes),
+        grouped=grouped,
+        mixes=tuple(
+            MixView(name=m.function, causal=m.causal, dropout=m.drops) for m in mixes.values()
+        ),
     )
 
 

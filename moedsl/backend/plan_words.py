@@ -25,7 +25,7 @@ _MEANINGS = {
     "K": "chosen per row",
     "F": "inner width",
     "R": "routed rows",
-    "S": "sequences",
+    "S": "tokens seen",
 }
 
 

@@ -206,6 +206,31 @@ class AttendView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixView:
+    """mix(score_BHTS, v_BSGC, mask) -> mixed_BTHC; `dropout`: takes `dropout=`, of the weights."""
+
+    name: str = "mix"
+    causal: bool = True
+    dropout: bool = False
+
+    @property
+    def signature(self) -> str:
+        items = ["score_BHTS: Tensor", "v_BSGC: Tensor"]
+        items += ["mask: Tensor" if self.causal else "mask: Tensor | None"]
+        items += ["dropout: float"] if self.dropout else []
+        return "\n".join(call_lines(f"def {self.name}", items, " -> Tensor:"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresView:
+    """Attention written out: dot(q, k, scale), anything on its result, mix. `remember`: some extends the cache."""
+
+    remember: bool = True
+    grouped: bool = False
+    mixes: tuple[MixView, ...] = (MixView(),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StateView:
     """state.py. `cache` False where nothing is cached (encoders): then no `Cache` is printed."""
 
@@ -213,6 +238,7 @@ class StateView:
     masks: tuple[MaskView, ...] = (MaskView(),)
     attends: tuple[AttendView, ...] = (AttendView(),)
     cache: bool = True
+    scores: ScoresView | None = None
     positions: bool = False  # printed without rotaries too (learned positions)
 
     def __post_init__(self) -> None:
@@ -226,13 +252,14 @@ class StateView:
 
     @property
     def fused(self) -> bool:
-        return any(a.dropout or not a.explicit for a in self.attends)
+        dropping = self.scores is not None and any(m.dropout for m in self.scores.mixes)
+        return dropping or any(a.dropout or not a.explicit for a in self.attends)
 
     @property
     def torch(self) -> bool:
         """Whether the file needs more of torch than its tensors and functions."""
         made = self.rotaries or self.positions or any(m.causal for m in self.masks)
-        return bool(made) or any(a.explicit or a.bias for a in self.attends)
+        return bool(made or self.scores) or any(a.explicit or a.bias for a in self.attends)
 
     @property
     def summary(self) -> str:
@@ -240,7 +267,7 @@ class StateView:
         parts = ["positions"] if self.rotaries or self.positions else []
         parts += ["rotary angles"] if self.rotaries else []
         parts += ["masks"] if self.masks else []
-        parts += ["attention"] if self.attends else []
+        parts += ["attention"] if self.attends or self.scores else []
         parts += ["the cache"] if self.cache else []
         return f"What layers share: {', '.join(parts)}."
 

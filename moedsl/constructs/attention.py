@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs.declare import Construct, Expression, Number, Words
 from moedsl.diagnostics.model import Label
-from moedsl.ir import attending
+from moedsl.ir import attending, scoring
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -22,6 +22,7 @@ class Attention(Construct):
     queries with keys, a softmax turns scores into weights, `mixed` is the weighted mean of the values, and `o` maps
     it back to the stream. Fewer `kv_heads` than `heads` share keys and values among groups of heads.
 
+    A fused kernel computes `dot`, whatever its scale; a soft cap, and all other scores, are written out.
     `dropout` acts in training only; `phase(train = 0.1, eval = 0.05)` says what else it is.
     """
 
@@ -59,7 +60,7 @@ class Attention(Construct):
         "dot",
         sees=("x", "q", "k"),
         bare=True,
-        doc="how well a query fits a key; `dot(scale = ...)` and what follows",
+        doc="how well a query fits a key: `dot`, sums of them, and what acts on each number by itself",
     )
     mixed = Expression(
         "mixed",
@@ -107,3 +108,6 @@ class Dot(Construct):
 
     kind = "score"
     scale = Number("standard", words=("standard",), doc="factor; `standard` is head_dim^-0.5")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return scoring.lower_dot(build, self)

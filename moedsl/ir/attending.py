@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from moedsl.ir import ops
+from moedsl.ir import ops, scoring
 from moedsl.ir.graph import Dim, Value
-from moedsl.model import terms
 
 if TYPE_CHECKING:
     from moedsl.constructs.attention import Attention
@@ -37,9 +36,12 @@ def _axes(build: Builder, attention: Attention) -> tuple[Dim, Dim, Dim]:
 
 
 def _attend(build: Builder, attention: Attention, memory: Value | None) -> Value:
-    scale, soft_cap = _scores(build, attention)
+    known = scoring.fused(attention)
+    if known is None:
+        return scoring.written_out(build, attention)
+    scale, soft_cap = known
     causal = attention.mask == "causal" and memory is None
-    mask = _mask(build, attention, causal, tensor=soft_cap is not None)
+    mask = mask_of(build, attention, causal, tensor=soft_cap is not None)
     grouped = attention.kv_heads != attention.heads
     train, eval_ = build.rates(attention.dropout)
     kind = (causal, grouped, soft_cap, scale is not None, train > 0 or eval_ > 0)
@@ -60,33 +62,12 @@ def _attend(build: Builder, attention: Attention, memory: Value | None) -> Value
     return build.op(op, *values, name="mixed", role="mixed")
 
 
-def _mask(build: Builder, attention: Attention, causal: bool, tensor: bool) -> ops.AttentionMask:
+def mask_of(build: Builder, attention: Attention, causal: bool, tensor: bool) -> ops.AttentionMask:
+    """What an attention lets be seen; `tensor` where its scores are written out."""
     window = None if attention.window == "none" or not causal else int(attention.window)
     base = "window_mask" if window else "causal_mask" if causal else "padding_mask"
     function = build.function(base, (causal, window, tensor))
     return ops.AttentionMask(causal=causal, window=window, tensor=tensor, function=function)
-
-
-def _scores(build: Builder, attention: Attention) -> tuple[float | None, float | None]:
-    """The scale and the soft cap of `dot(scale) -> soft_cap(limit)`."""
-    from moedsl.constructs.registry import construct_of
-
-    term = attention.scores
-    stages = term.stages if isinstance(term, terms.Flow) else (term,)
-    found = [construct_of(s) for s in stages if isinstance(s, terms.Recipe)]
-    names = [construct.name for construct in found]
-    if len(found) != len(stages) or names not in (["dot"], ["dot", "soft_cap"]):
-        build.sink.error(
-            "E0311",
-            "these scores are not among those that can be built so far",
-            term.span,
-            "compares queries with keys",
-            help="write `dot`, `dot(scale = 0.1)`, or `dot -> soft_cap(50)`",
-        )
-        return None, None
-    scale: Any = getattr(found[0], "scale", "standard")
-    limit: Any = getattr(found[-1], "limit", None)
-    return (None if scale == "standard" else float(scale)), (float(limit) if limit else None)
 
 
 def lower_rope(build: Builder, rope: Rope, x: Value) -> Value:

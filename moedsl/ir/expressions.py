@@ -143,9 +143,11 @@ def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: V
 
 
 def _is_stage(build: Builder, construct: Construct) -> bool:
-    """Does a tensor go through it? A selection is one in a router's `select` only."""
+    """Does a tensor go through it? A selection is one in a router's `select` only, a score in `scores`."""
     if construct.kind == "select":
         return build.frame.role == "select"
+    if construct.kind == "score":
+        return build.frame.role == "scores"
     return type(construct).lower is not declare.Construct.lower
 
 

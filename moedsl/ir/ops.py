@@ -6,6 +6,7 @@ ops_weights     linear maps, norms, look-ups, learned factors
 ops_pointwise   functions of elements and along the last axis
 ops_shape       heads opened and closed, rows of the stream, fields of records
 ops_attention   rotation, attention, and what is made once for all layers
+ops_scores      attention written out
 ops_routing     selection, dispatch, combine, the fused route
 ops_losses      losses over routings
 """
@@ -53,6 +54,7 @@ from moedsl.ir.ops_routing import (
     TopK,
     WeightSum,
 )
+from moedsl.ir.ops_scores import Dot, Mix, Remember
 from moedsl.ir.ops_shape import Field, MergeHeads, Rows, SplitHeads, Unrows
 from moedsl.ir.ops_weights import Embedding, LearnedScale, Linear, Norm, TiedLinear
 
@@ -69,6 +71,7 @@ __all__ = [
     "Combination",
     "Combine",
     "Dispatch",
+    "Dot",
     "Dropout",
     "Embedding",
     "Field",
@@ -82,6 +85,7 @@ __all__ = [
     "LossTerm",
     "MaskArgument",
     "MergeHeads",
+    "Mix",
     "Norm",
     "Normalize",
     "Op",
@@ -89,6 +93,7 @@ __all__ = [
     "Pointwise",
     "Positions",
     "RealRows",
+    "Remember",
     "RotaryTable",
     "Rotate",
     "Route",

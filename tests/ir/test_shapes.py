@@ -20,7 +20,7 @@ CASES = {
     "E0308": model(HEADS.format("q, k = linear -> rope(part = 20%)"), OUTPUT),
     "E0309": model("block layer { x = x -> linear(32) }\n", OUTPUT),
     "E0310": model(HEADS.format("mask = none\n  window = 4"), OUTPUT),
-    "E0311": model(HEADS.format("scores = dot() -> silu"), OUTPUT),
+    "E0311": model(HEADS.format("scores = dot() -> softmax"), OUTPUT),
     "E0403": mixture(EXPERTS, ROUTER.replace("linear", "linear(3)")),
     "E0408": feed_forward("scale(learned, per = expert)"),
 }
