@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
+from moedsl.ir.shapes import spell
 from moedsl.ir.walk import fits_width, tensors_in
 from moedsl.model import terms
 
@@ -36,10 +37,11 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     x = build.scope["x"]
     logits = build.named(build.role("score", router.score, x, choices), "score")
     choices = choices or build.last(logits)
-    _is_choices(build, router, logits, choices)
+    _is_choices(build, "score", router.score, logits, choices)
     build.bind("score", _wide(build, logits))
     for role in ("gate", "choose"):
         value = build.role(role, getattr(router, role), x, choices, name=role)
+        _is_choices(build, role, getattr(router, role), value, choices)
         build.bind(role, value)
     gate = build.scope["gate"]
     expert = build.role("select", router.select, build.scope["choose"])
@@ -77,17 +79,42 @@ def _wide(build: Builder, value: Value) -> Value:
     return build.op(ops.Cast(dtype="float32"), value, name="score")
 
 
-def _is_choices(build: Builder, router: Router, logits: Value, choices: Dim) -> None:
-    found = build.last(logits)
-    if logits not in build.bad and found.size != choices.size:
-        build.mismatch(
-            "E0403",
-            f"the score has {found.size} numbers for {choices.size} choices",
-            (router.score.span, "one number per choice is needed"),
-            (found.origin, f"{found.size} comes from here"),
-            (choices.origin, f"{choices.size} to choose among"),
-            help="end it with a `linear` without a width: it takes the number of choices",
-        )
+def _is_choices(build: Builder, role: str, term: terms.Term, value: Value, choices: Dim) -> None:
+    """A score, a gate and what is chosen by are one number per choice, for each row."""
+    found = build.last(value)
+    if value in build.bad or (found.size == choices.size and _rows_of_numbers(value)):
+        return
+    numbers = found.size not in (None, choices.size)
+    build.mismatch(
+        "E0403",
+        f"the {role} has {found.size} numbers for {choices.size} choices"
+        if numbers
+        else f"the {role} is {spell(value.type)}, not {choices.size} numbers for each token",
+        (term.span, "one number per choice is needed"),
+        (found.origin, f"{found.size} comes from here"),
+        (choices.origin, f"{choices.size} to choose among"),
+        help="end it with a `linear` without a width: it takes the number of choices",
+    )
+    build.poison(value)
+
+
+def _is_kept(build: Builder, router: Router, weight: Value, expert: Value) -> None:
+    """A weight is one number for each expert that is kept."""
+    found, kept = build.last(weight), build.last(expert)
+    if {weight, expert} & build.bad or (found == kept and _rows_of_numbers(weight)):
+        return
+    build.mismatch(
+        "E0403",
+        f"the weights are {spell(weight.type)}, not one number for each expert that is kept",
+        (router.weigh.span, "one number per kept expert is needed"),
+        (router.select.span, f"keeps {kept.size or kept.letter}"),
+        help="read `score`, `gate` or `choose`, of which the kept ones are here: `score -> softmax`",
+    )
+    build.poison(weight)
+
+
+def _rows_of_numbers(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and len(value.type.dims) == 2
 
 
 def _weigh(build: Builder, router: Router, x: Value, expert: Value, choices: Dim) -> Value:
@@ -99,7 +126,9 @@ def _weigh(build: Builder, router: Router, x: Value, expert: Value, choices: Dim
         if name in mentioned and expert not in build.bad
     }
     with build.body(**kept):
-        return build.role("weigh", router.weigh, x, choices, name="weight")
+        weight = build.role("weigh", router.weigh, x, choices, name="weight")
+    _is_kept(build, router, weight, expert)
+    return weight
 
 
 def _statistics(
