@@ -182,7 +182,7 @@ class Construct:
     causality: ClassVar[str] = "causal"  # causal | decodes | noncausal
     linear_in_input: ClassVar[bool] = False
     mixes_tokens: ClassVar[bool] = False
-    whole: ClassVar[bool] = False  # wants sequences, and cannot be an expert, which gets single tokens
+    whole: ClassVar[bool] = False  # reads sequences: no expert, which gets tokens one by one
 
     recipe: terms.Recipe  # what this instance was made from
 

@@ -191,6 +191,9 @@ def changed(run: Run, old: Some, operator: str, new: Some, span: Span) -> Some:
     """`name += new` stands beside what was there, `name ->= new` follows it; both at the projection inside a flow."""
     if old is None or new is None:
         return None
+    if isinstance(old, terms.Apply) and _projections(old.recipe) == 1:
+        recipe = changed(run, old.recipe, operator, new, span)
+        return None if recipe is None else replace(old, recipe=recipe)
     if isinstance(old, terms.Flow):
         at = [i for i, stage in enumerate(old.stages) if is_projection(stage)]
         if len(at) == 1:
@@ -202,6 +205,11 @@ def changed(run: Run, old: Some, operator: str, new: Some, span: Span) -> Some:
     if operator == "+=":
         return arithmetic(run, "+", old, new, span)
     return compose(run, [(1, old, span), (1, new, span)], span)
+
+
+def _projections(recipe: terms.Term) -> int:
+    stages = recipe.stages if isinstance(recipe, terms.Flow) else (recipe,)
+    return sum(map(is_projection, stages))
 
 
 def is_projection(term: terms.Term) -> bool:

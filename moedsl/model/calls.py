@@ -12,6 +12,7 @@ from moedsl.source import Span
 from moedsl.syntax import ast
 
 Edits = tuple[Layer, ...]
+Passed = dict[str, tuple[ast.Expr, Env]]
 PHASES = ("train", "eval", "decode")
 
 
@@ -168,9 +169,12 @@ def declared(
 ) -> terms.Term | None:
     """`tier(4)`: a declared recipe with its parameters bound. What is passed is read where it was written."""
     entry.used = True
-    frame = bound_frame(run, entry, arguments, span, at, env)
+    passed, rest = _passed(run, entry, (*entry.edits, *edits))
+    frame = bound_frame(run, entry, arguments, span, at, env, passed)
     if frame is None:
         return None
+    if passed:
+        entry, edits = replace(entry, edits=()), rest
     inner = Env(frame, entry.env)
     run.keep(frame, inner)
     bare = at.blaming(None)
@@ -189,8 +193,35 @@ def _stream(run: Run, entry: Entry) -> terms.Term | None:
     return evaluate.evaluate(run, entry.value, entry.outer, entry.at)
 
 
+def _passed(run: Run, entry: Entry, edits: Edits) -> tuple[Passed, Edits]:
+    """Values for parameters among the edits, `sparse(8) with { count = 4 }`, and the edits without them."""
+    names = {parameter.name for parameter in entry.parameters}
+    passed: Passed = {}
+    rest: list[Layer] = []
+    for layer in edits:
+        kept = []
+        assert layer.env is not None  # an edit was written somewhere
+        for one in layer.statements:
+            targets = [t.name for t in one.targets] if isinstance(one, ast.Assign) else []
+            if isinstance(one, ast.Assign) and one.operator == "=" and names.issuperset(targets):
+                passed.update((str(name), (one.value, layer.env)) for name in targets)
+            else:
+                kept.append(one)
+        same = len(kept) == len(layer.statements)
+        key = ("without parameters", id(layer))
+        rest.append(layer if same else run.layer(key, tuple(kept), layer.env, layer.edit))
+    run.keep(*edits)
+    return passed, tuple(rest)
+
+
 def bound_frame(
-    run: Run, entry: Entry, arguments: tuple[ast.Argument, ...], span: Span, at: At, env: Env | None
+    run: Run,
+    entry: Entry,
+    arguments: tuple[ast.Argument, ...],
+    span: Span,
+    at: At,
+    env: Env | None,
+    passed: Passed,
 ) -> Frame | None:
     """A frame of the parameters: tensors are bound streams, everything else stands for what was passed."""
     given = _matched(run, entry, arguments, span)
@@ -202,6 +233,7 @@ def bound_frame(
         value, outer = (
             (argument.value, env) if argument is not None else (parameter.default, entry.env)
         )
+        value, outer = passed.get(parameter.name, (value, outer))
         if value is None:
             problems.missing_argument(run.sink, parameter.name, entry.name, span, parameter.span)
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moedsl.constructs.declare import Bank, Construct
+from moedsl.constructs.declare import Bank, Construct, Expression
 from moedsl.model import banks, blocks, evaluate, instance, merge, misfits, problems, terms, values
 from moedsl.model.algebra import changed
 from moedsl.model.defaults import constant, default_entry
@@ -123,6 +123,8 @@ def _setting(filling: _Filling, name: str) -> terms.Term | None:
 def _entry_term(filling: _Filling, name: str, entry: Entry) -> terms.Term | None:
     run, setting = filling.run, filling.cls.settings[name]
     default = entry.implicit and entry.old is None
+    if entry.operator != "=" and isinstance(setting, Expression):
+        setting = replace(setting, bare=True)  # what is added or follows begins with nothing
     slot = values.Slot(filling.cls.name, name, setting, setting.default or "" if default else "")
     env = Env(implicit(*getattr(setting, "sees", ("x",))), entry.env)
     at = filling.at.blaming(filling.span) if default else filling.at
