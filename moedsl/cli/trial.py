@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,9 @@ def _command(context: click.Context, specs: tuple[Path, ...]) -> str:
 
 
 def _need_torch(threads: int | None) -> None:
+    # Read once, when torch is loaded. By default threads spin while they wait for each other, and on cores that
+    # something else uses too a step of these small models then takes twenty times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch
     except ImportError:
