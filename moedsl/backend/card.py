@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import moedsl
 from moedsl.backend.card_drawing import drawing
 from moedsl.backend.header import header
+from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_words import count
 from moedsl.ir.graph import Graph, Unit
 from moedsl.ir.info import Info, Row, info_table
@@ -88,7 +89,7 @@ def usage(graph: Graph, exported: tuple[str, ...], model: str) -> tuple[str, ...
     lines = [
         "import torch",
         "",
-        f"from {graph.name} import {', '.join([model, *calls])}",
+        *call_lines(f"from {graph.name} import ", [model, *calls], brackets=False),
         "",
         f"model = {model}()",
         "model.init_weights(seed=0)",

@@ -11,20 +11,29 @@ from dataclasses import dataclass, field
 
 from moedsl.constructs.declare import Listed, PlaceOf
 from moedsl.constructs.registry import constructs
-from moedsl.model import terms
+from moedsl.model import lets, terms
+from moedsl.model.dump_layout import (
+    aligned,
+    arrows,
+    braced,
+    bracketed,
+    fits,
+    grouped,
+    indented,
+    named,
+    quoted,
+)
 
-_WIDE = 100
 _SUM, _PRODUCT, _ATOM = 1, 2, 3
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
 
 
 def dump_model(model: terms.Model) -> str:
     """Stable text: equal models give equal bytes."""
     printer = _Printer()
     tail = [*_flowing(printer, model), *_checkpoints(printer, model), *_stages(printer, model)]
-    head = _aligned([(name, printer.text(term)) for name, term in model.settings])
+    head = aligned([(name, printer.text(term)) for name, term in model.settings])
     groups = ["\n".join(head), *printer.declared.values(), *tail]
-    body = "\n\n".join(_indented(group) for group in groups if group)
+    body = "\n\n".join(indented(group) for group in groups if group)
     return f"model {model.name} {{\n{body}\n}}\n"
 
 
@@ -42,8 +51,8 @@ def _checkpoints(printer: _Printer, model: terms.Model) -> list[str]:
         for entry in each.entries:
             paths = ", ".join(_path(path) for path in entry.paths)
             steps = "".join(f" -> {printer.inline(step)}" for step in entry.steps)
-            rows.append((paths, f"{_quoted(entry.file)}{steps}"))
-        body = _indented("\n".join(_aligned(rows)))
+            rows.append((paths, f"{quoted(entry.file)}{steps}"))
+        body = indented("\n".join(aligned(rows)))
         source = printer.inline(each.source)
         groups.append(f"checkpoint {each.name} = {source} {{\n{body}\n}}")
     return groups
@@ -51,7 +60,7 @@ def _checkpoints(printer: _Printer, model: terms.Model) -> list[str]:
 
 def _stages(printer: _Printer, model: terms.Model) -> list[str]:
     return [
-        _braced(f"stage {each.name}", _aligned([(n, printer.text(t)) for n, t in each.settings]))
+        braced(f"stage {each.name}", aligned([(n, printer.text(t)) for n, t in each.settings]))
         for each in model.stages
     ]
 
@@ -74,8 +83,9 @@ class _Printer:
     """Named recipes become declarations, in the order in which they are needed."""
 
     declared: dict[str, str] = field(default_factory=dict)
-    _names: dict[terms.Recipe, str] = field(default_factory=dict)
+    names: dict[terms.Recipe, str] = field(default_factory=dict)
     _taken: dict[str, str] = field(default_factory=dict)  # what a name was given to
+    _bodies: list[_Body] = field(default_factory=list)  # the blocks around, outermost first
 
     def text(self, term: terms.Term, level: int = 0) -> str:
         match term:
@@ -84,39 +94,39 @@ class _Printer:
             case terms.Word(text):
                 return text
             case terms.Text(value):
-                return _quoted(value)
+                return quoted(value)
             case terms.Tensor(name):
                 return name
             case terms.Items(items):
-                return _bracketed("[", [_named(label, self.text(t)) for label, t in items], "]")
+                return bracketed("[", [named(label, self.text(t)) for label, t in items], "]")
             case terms.Recipe():
                 return self.recipe(term)
             case terms.Flow(stages):
-                return _grouped(_arrows([self.text(s, _PRODUCT) for s in stages]), level > 0)
+                return grouped(arrows([self.text(s, _PRODUCT) for s in stages]), level > 0)
             case terms.Copies(count, recipe):
-                return _grouped(f"{count} * {self.text(recipe, _ATOM)}", level > _PRODUCT)
+                return grouped(f"{count} * {self.text(recipe, _ATOM)}", level > _PRODUCT)
             case terms.Arithmetic():
                 return self._arithmetic(term, level)
             case terms.Apply():
                 return self._apply(term, level)
             case terms.Phase(train, eval_, decode):
                 parts = zip(("train", "eval", "decode"), (train, eval_, decode), strict=True)
-                return _bracketed("phase(", [_named(n, self.text(t)) for n, t in parts], ")")
+                return bracketed("phase(", [named(n, self.text(t)) for n, t in parts], ")")
         raise AssertionError(term)
 
     def _arithmetic(self, term: terms.Arithmetic, level: int) -> str:
         own = _SUM if term.operator in "+-" else _PRODUCT
         left, right = self.text(term.left, own), self.text(term.right, own + 1)
-        return _grouped(f"{left} {term.operator} {right}", level > own)
+        return grouped(f"{left} {term.operator} {right}", level > own)
 
     def _apply(self, term: terms.Apply, level: int) -> str:
         if len(term.inputs) == 1 and not term.named and not _is_named(term.recipe):
             stages = term.recipe.stages if isinstance(term.recipe, terms.Flow) else (term.recipe,)
             parts = [self.text(each, _PRODUCT) for each in (*term.inputs, *stages)]
-            return _grouped(_arrows(parts), level > 0)
+            return grouped(arrows(parts), level > 0)
         arguments = [self.text(each) for each in term.inputs]
-        arguments += [_named(name, self.text(each)) for name, each in term.named]
-        return _bracketed(f"{self.text(term.recipe, _ATOM)}(", arguments, ")")
+        arguments += [named(name, self.text(each)) for name, each in term.named]
+        return bracketed(f"{self.text(term.recipe, _ATOM)}(", arguments, ")")
 
     def recipe(self, recipe: terms.Recipe) -> str:
         """How a recipe is mentioned: by its name where the spec gave it one."""
@@ -126,12 +136,12 @@ class _Printer:
         arguments = [self.recipe(each) for each in passed.values()]
         arguments += [self.text(value) for _, value in recipe.bound]
         name = self._name(recipe, passed)
-        return _bracketed(f"{name}(", arguments, ")") if arguments else name
+        return bracketed(f"{name}(", arguments, ")") if arguments else name
 
     def inline(self, recipe: terms.Recipe) -> str:
-        settings = [_named(name, self._setting(recipe, name, t)) for name, t in recipe.settings]
+        settings = [named(name, self._setting(recipe, name, t)) for name, t in recipe.settings]
         return (
-            _bracketed(f"{recipe.construct}(", settings, ")")
+            bracketed(f"{recipe.construct}(", settings, ")")
             if settings
             else f"{recipe.construct}()"
         )
@@ -146,16 +156,18 @@ class _Printer:
         return self.text(term)
 
     def _name(self, recipe: terms.Recipe, passed: dict[str, terms.Recipe]) -> str:
-        if recipe not in self._names:
+        reads = lets.read(recipe) if self._bodies else set()
+        home: _Printer | _Body = next((b for b in self._bodies[::-1] if b.tensors & reads), self)
+        if recipe not in home.names:
             text = self._declaration(recipe, passed)
             name, number = recipe.name, 1
             while self._taken.get(name, text) != text:
                 number += 1
                 name = f"{recipe.name}_{number}"
             self._taken[name] = text
-            self._names[recipe] = name
-            self.declared.setdefault(name, text.replace("\0", name))
-        return self._names[recipe]
+            home.names[recipe] = name
+            home.declared.setdefault(name, text.replace("\0", name))
+        return home.names[recipe]
 
     def _declaration(self, recipe: terms.Recipe, passed: dict[str, terms.Recipe]) -> str:
         """The declaration, with a null where its name goes."""
@@ -167,15 +179,28 @@ class _Printer:
         if (
             not recipe.body
             and recipe.construct != "block"
-            and (recipe.construct != kind or _fits(line))
+            and (recipe.construct != kind or fits(line))
         ):
             return line
         if recipe.construct != kind:
             head = f"{head} = {recipe.construct}"
         inner = _Standing(self, {each: name for name, each in passed.items()})
+        own = _Body({each.name for each in recipe.body} - {"x"} | {n for n, _ in recipe.bound})
+        self._bodies.append(own)
         body = [inner.statement(each) for each in recipe.body]
+        self._bodies.pop()
+        body = [*own.declared.values(), *body]
         rows = [(name, self._setting(recipe, name, term)) for name, term in recipe.settings]
-        return _braced(head, body + _aligned(rows))
+        return braced(head, body + aligned(rows))
+
+
+@dataclass
+class _Body:
+    """A block being printed: recipes that read its tensors are declared in it."""
+
+    tensors: set[str]
+    declared: dict[str, str] = field(default_factory=dict)
+    names: dict[terms.Recipe, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -242,49 +267,3 @@ def _passed(recipe: terms.Recipe) -> dict[str, terms.Recipe]:
     for statement in recipe.body:
         walk(statement.value)
     return found
-
-
-# --- layout ------------------------------------------------------------------------------------
-
-
-def _named(name: str | None, text: str) -> str:
-    return text if name is None else f"{name} = {text}"
-
-
-def _grouped(text: str, needed: bool) -> str:
-    return f"({text})" if needed else text
-
-
-def _fits(line: str) -> bool:
-    return len(line) <= _WIDE and "\n" not in line
-
-
-def _arrows(parts: list[str]) -> str:
-    line = " -> ".join(parts)
-    return line if _fits(line) else "\n  -> ".join(parts)
-
-
-def _bracketed(left: str, parts: list[str], right: str) -> str:
-    """On one line where it fits."""
-    line = f"{left}{', '.join(parts)}{right}"
-    if _fits(line):
-        return line
-    inner = _indented(",\n".join(parts))
-    return f"{left}\n{inner}\n{right}" if parts else line
-
-
-def _braced(head: str, lines: list[str]) -> str:
-    return f"{head} {{\n{_indented(chr(10).join(lines))}\n}}"
-
-
-def _aligned(rows: list[tuple[str, str]]) -> list[str]:
-    widest = max((len(name) for name, _ in rows), default=0)
-    return [f"{name:<{widest}} = {text}" for name, text in rows]
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" if line else line for line in text.split("\n"))
-
-
-def _quoted(text: str) -> str:
-    return '"' + "".join(_ESCAPES.get(char, char) for char in text) + '"'

@@ -11,7 +11,7 @@ from moedsl.model.run import Run
 def in_order(run: Run, lets: Iterable[terms.Let]) -> list[terms.Let] | None:
     """Each after those it reads; None where some read each other."""
     by_name = {let.name: let for let in lets}
-    reads = {name: _read(let.value) & by_name.keys() for name, let in by_name.items()}
+    reads = {name: read(let.value) & by_name.keys() for name, let in by_name.items()}
     done: dict[str, terms.Let] = {}
     while len(done) < len(by_name):
         ready = [name for name in by_name if name not in done and reads[name] <= done.keys()]
@@ -23,7 +23,7 @@ def in_order(run: Run, lets: Iterable[terms.Let]) -> list[terms.Let] | None:
     return list(done.values())
 
 
-def _read(term: terms.Term) -> set[str]:
+def read(term: terms.Term) -> set[str]:
     """The tensors that stand anywhere in a term; shared parts are looked at once."""
     names: set[str] = set()
     seen: set[int] = set()

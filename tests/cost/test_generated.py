@@ -10,7 +10,7 @@ from tests.packages import model_class, package, source
 
 torch = pytest.importorskip("torch")
 
-TINY = ["tiny", "tiny_alternating", "tiny_pyramid", "tiny_shared"]
+TINY = ["tiny", "tiny_alternating", "tiny_pyramid", "tiny_shared", "tiny_shared_decision"]
 TOKENS = 32
 
 

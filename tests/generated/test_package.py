@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from tests.packages import SPECS, compiled, model_class, package  # noqa: E402
 
-TINY = ("tiny", "tiny_shared", "tiny_pyramid", "tiny_alternating")
+TINY = ("tiny", "tiny_shared", "tiny_shared_decision", "tiny_pyramid", "tiny_alternating")
 each_tiny = pytest.mark.parametrize("name", TINY)
 
 

@@ -8,6 +8,11 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
+from moedsl.diagnostics.model import Sink  # noqa: E402
+from moedsl.model.dump import dump_model  # noqa: E402
+from moedsl.model.resolve import resolve  # noqa: E402
+from moedsl.source import Source  # noqa: E402
+from moedsl.syntax.parser import parse  # noqa: E402
 from tests.generated import variants  # noqa: E402
 
 NO_MIXTURE = (
@@ -155,3 +160,20 @@ def test_tensors_named_in_a_form():
 
 def test_mixtures_that_share_agree_on_their_choices():
     assert variants.codes(*sharing(experts="8 * swiglu(16)")) == ["E0406"]
+
+
+@pytest.mark.parametrize(
+    "changes", [sharing(), MODEL, ATTENTION, PASSED], ids=["block", "model", "attention", "passed"]
+)
+def test_the_resolved_spec_reads_again(changes):
+    """What reads a tensor of a body is declared in it."""
+    text = variants.text(*changes)
+    first = resolved(text)
+    assert resolved(dump_model(first)) == first
+
+
+def resolved(text):
+    sink, source = Sink(), Source(text)
+    found = resolve(parse(source, sink), source, sink)
+    assert not sink.has_errors, sink.found
+    return found
