@@ -202,7 +202,7 @@ def heat_map(
             x=round(left + j * width, 2),
             y=round(i * height, 2),
             strength=round(min(1.0, value / most), 3),
-            strong=value / most > 0.62,
+            strong=value / most > 0.75,
             text=f"{value:.2f}" if numbers else "",
             hint=hints[i][j],
         )
