@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +95,8 @@ def trial(
 
 def _command(context: click.Context, specs: tuple[Path, ...]) -> str:
     """The call as it was made, to be made again."""
+    import shlex
+
     words = ["moedsl", "try", *map(str, specs)]
     for option in context.command.params:
         if not isinstance(option, click.Option) or option.name is None:
@@ -199,6 +199,8 @@ def _show(progress: Iterator[Progress], runners: list[Runner]) -> None:
 
 
 def _leave(record: TrialRecord, out: Path) -> None:
+    import json
+
     from moedsl.cli.tables import print_results
     from moedsl.trial.page import page
 
