@@ -37,14 +37,15 @@ def every_op(graph: Graph) -> Iterator[Op]:
 
 
 def plan_routing(graph: Graph, header: str, package: str) -> RoutingView | None:
-    """None where nothing is routed."""
+    """None where nothing is routed, and nothing computed in float32."""
     used = list(every_op(graph))
     routes = {op.name: route_view(op) for op in used if isinstance(op, ops.Route)}
+    asked = {name for op in used for name in op.imports}
     if not any(isinstance(op, ops.Route | ops.Routed | ops.Dispatch) for op in used):
-        return None
+        wide = ".reference:wide" in asked
+        return RoutingView(header=header, package=package, routed=False) if wide else None
     written_out = any(isinstance(op, ops.Routed) for op in used)
     read = {op.which for op in used if isinstance(op, ops.Statistic)} & set(FIELDS)
-    asked = {name for op in used for name in op.imports}
     return RoutingView(
         header=header,
         package=package,

@@ -68,6 +68,7 @@ class RoutingView:
     custom operators, so two packages can live in one process. `steps`: the statistics of routers
     that model.py writes out in steps, None where every router is one of `routes`. `expert_bias`
     asks for `grouped_linear_bias`; `expert_scale` and `expert_affine` for themselves (norms, scales).
+    Not `routed`: a dense model that computes something in float32, and needs `wide` alone.
     """
 
     header: str
@@ -77,6 +78,7 @@ class RoutingView:
     expert_bias: bool = False
     expert_scale: bool = False
     expert_affine: bool = False
+    routed: bool = True
 
     @property
     def expert_rows(self) -> bool:
@@ -282,4 +284,5 @@ def render_routing_files(view: RoutingView, environment: Environment) -> dict[st
         "layout": layout,
         "names": names,
     }
-    return {file: environment.get_template(f"package/{file}.j2").render(context) for file in FILES}
+    files = FILES if view.routed else ("reference.py",)
+    return {file: environment.get_template(f"package/{file}.j2").render(context) for file in files}

@@ -16,6 +16,7 @@ from moedsl.checks.traits import causal_form, lookahead
 from moedsl.diagnostics.model import Edit, Label, Sink
 from moedsl.ir.graph import NOWHERE, Graph, Node, TensorType, Unit, Value
 from moedsl.ir.ops import Embedding
+from moedsl.ir.shapes import is_ids
 from moedsl.model import terms
 from moedsl.source import Span
 
@@ -58,7 +59,7 @@ def _predictions(graph: Graph) -> Iterator[tuple[Value, Value, Strand]]:
     for output, strands in zip(root.outputs, Flow().summary(root), strict=False):
         for index, strand in strands.items():
             source = [*root.inputs, *root.ambients][index]
-            if strand.aligned and _is_ids(source) and _width(output) in sizes:
+            if strand.aligned and is_ids(source) and _width(output) in sizes:
                 yield output, source, strand
 
 
@@ -69,10 +70,6 @@ def _vocabularies(graph: Graph) -> set[int | None]:
         for node in u.nodes
         if isinstance(node.op, Embedding)
     }
-
-
-def _is_ids(value: Value) -> bool:
-    return isinstance(value.type, TensorType) and value.type.dtype == "int"
 
 
 def _width(value: Value) -> int | None:

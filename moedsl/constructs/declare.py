@@ -182,6 +182,7 @@ class Construct:
     causality: ClassVar[str] = "causal"  # causal | decodes | noncausal
     linear_in_input: ClassVar[bool] = False
     mixes_tokens: ClassVar[bool] = False
+    takes: ClassVar[str] = "numbers"  # numbers | ids | any: what tensors it takes
     whole: ClassVar[bool] = False  # reads sequences: no expert, which gets tokens one by one
 
     recipe: terms.Recipe  # what this instance was made from

@@ -48,6 +48,7 @@ class Embedding(Construct):
     """A learned vector for each whole number: a look-up of rows."""
 
     kind = "embedding"
+    takes = "ids"
     whole = True
     vocab = Number(low=1, whole=True, positional=True, doc="how many different numbers there are")
 

@@ -16,6 +16,7 @@ class Identity(Construct):
     """Gives what it got. As an expert: the token itself, times its weight."""
 
     linear_in_input = True
+    takes = "any"
 
     def lower(self, build: Builder, x: Value) -> Value:
         return x

@@ -72,6 +72,7 @@ CODES: dict[str, str] = {
     "E0310": "a window without a causal mask",
     "E0311": "scores that cannot be built",
     "E0313": "a place without weights to share",
+    "E0315": "ids and numbers taken for each other",
     # --- routing and causality
     "E0401": "more experts are picked than there are",
     "E0402": "a router that does not know its choices",

@@ -9,6 +9,7 @@ from moedsl.constructs import declare
 from moedsl.ir import deciding, ops, problems
 from moedsl.ir.frame import Hint
 from moedsl.ir.graph import Value
+from moedsl.ir.shapes import is_ids
 from moedsl.ir.walk import fits_width, sets_width
 from moedsl.model import terms
 from moedsl.model.terms import Term, type_of
@@ -135,11 +136,18 @@ def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: V
     if build.frame.rows is not None and construct.whole:
         problems.not_in_a_bank(build, recipe)
         return build.poison(x)
+    if not construct.unit and x not in build.bad and not _takes(construct, x):
+        return problems.ids_and_numbers(build, f"`{recipe.name}`", recipe.span, x)
     if construct.kind == "block" or not recipe.body:
         return construct.lower(build, x, *more, **named)
     with build.body(x=x):
         build.run(recipe.body, [value for _, value in recipe.settings])
         return construct.lower(build, x, *more, **named)
+
+
+def _takes(construct: Construct, x: Value) -> bool:
+    """Rows are looked up by ids; everything else computes with numbers."""
+    return construct.takes in ("any", "ids" if is_ids(x) else "numbers")
 
 
 def _is_stage(build: Builder, construct: Construct) -> bool:
@@ -234,8 +242,16 @@ def _number_first(operator: str, number: float) -> ops.Op:
     return ops.Pointwise(function=f"({number!r} {operator} {{0}})")
 
 
-def _side(build: Builder, term: Term, x: Value | None) -> Value:
+def _given(build: Builder, term: Term, x: Value | None) -> Value:
     return evaluate(build, term) if x is None else apply(build, term, x)
+
+
+def _side(build: Builder, term: Term, x: Value | None) -> Value:
+    """One side of a sum or a product."""
+    value = _given(build, term, x)
+    if is_ids(value) and value not in build.bad:
+        return problems.ids_and_numbers(build, "arithmetic", term.span, value)
+    return value
 
 
 def _sized(build: Builder, term: Term, x: Value | None, other: Value) -> Value:
@@ -257,4 +273,4 @@ def _alike(build: Builder, first: Value, second: Value) -> tuple[Value, Value]:
 def _phase(build: Builder, term: terms.Phase, x: Value | None = None) -> Value:
     if not term.train == term.eval == term.decode:
         problems.differs_by_phase(build, term)
-    return _side(build, term.train, x)
+    return _given(build, term.train, x)

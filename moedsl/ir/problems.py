@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.diagnostics.model import Label
-from moedsl.ir.graph import Dim, RecordType, TensorType, Value
-from moedsl.ir.shapes import Mismatch, NotATensor
+from moedsl.ir.graph import NOWHERE, Dim, RecordType, TensorType, Value
+from moedsl.ir.shapes import Mismatch, NotATensor, is_ids
 from moedsl.model import terms
 from moedsl.model.misfits import describe
 
 if TYPE_CHECKING:
     from moedsl.constructs.declare import Construct
     from moedsl.ir.build import Builder
+    from moedsl.source import Span
 
 _BELONGS = {
     "loss": "a mixture declares its losses: `loss = {}`",
@@ -63,6 +64,23 @@ def not_a_stage(build: Builder, construct: Construct, recipe: terms.Recipe, x: V
         "used where a tensor is computed",
         secondary=where,
         help=_BELONGS.get(construct.kind, "").format(recipe.name),
+    )
+    return build.poison(x)
+
+
+def ids_and_numbers(build: Builder, who: str, span: Span, x: Value) -> Value:
+    """Ids where numbers are computed with, or numbers where ids are looked up."""
+    ids = is_ids(x)
+    build.sink.error(
+        "E0315",
+        f"{who} computes with numbers, and gets ids"
+        if ids
+        else f"{who} looks ids up, and gets numbers",
+        span,
+        secondary=(Label(x.span, "these"),) if x.span not in (NOWHERE, span) else (),
+        help="ids are names, and not measured: `embed` makes vectors of them first"
+        if ids
+        else "it takes the input of a model: `tokens -> embedding(256)`",
     )
     return build.poison(x)
 

@@ -3,7 +3,7 @@ shows where each of the two sizes was fixed."""
 
 from __future__ import annotations
 
-from moedsl.ir.graph import Dim, RecordType, TensorType
+from moedsl.ir.graph import Dim, RecordType, TensorType, Value
 
 
 class Mismatch(Exception):
@@ -16,6 +16,10 @@ class Mismatch(Exception):
 
 class NotATensor(Exception):
     """A record (a decision) where numbers are needed. Caught by `Builder.op` too."""
+
+
+def is_ids(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.dtype == "int"
 
 
 def same(left: Dim, right: Dim) -> bool:

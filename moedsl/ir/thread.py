@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from moedsl.ir.graph import Node, RecordType, TensorType, Unit, Value
+from moedsl.ir.graph import Node, RecordType, Unit, Value
 from moedsl.ir.ops import Ambient, CacheHandle, Call, MaskArgument, Past, Stack
 from moedsl.ir.ops_attention import CACHE, MASK, PAST, TOKENS
 from moedsl.ir.ops_base import Op
+from moedsl.ir.shapes import is_ids
 
 Wants = dict[Unit, dict[Op, Value]]
 
@@ -87,7 +88,7 @@ def _pass_down(unit: Unit, wants: Wants) -> None:
 
 def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
     """Nodes at the start of the root, for the ambients that anything wants; the others are arguments."""
-    tokens = next((v for v in root.inputs if _is_ids(v)), None)
+    tokens = next((v for v in root.inputs if is_ids(v)), None)
     assert tokens is not None or not wanted, "ambients are made from ids"
     arguments = {MASK: Value(MASK, RecordType("Tensor")), CACHE: Value(CACHE, RecordType("Cache"))}
     known = dict(arguments)
@@ -110,10 +111,6 @@ def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
     root.nodes[:0] = nodes
     root.ambients = list(arguments.values())
     root.wants = [MaskArgument(), CacheHandle()]
-
-
-def _is_ids(value: Value) -> bool:
-    return isinstance(value.type, TensorType) and value.type.dtype == "int"
 
 
 def _replace(unit: Unit, old: Value, new: Value) -> None:

@@ -85,7 +85,8 @@ def _assign(run: Run, frame: Frame, layer: Layer, statement: ast.Assign, target:
         if name not in frame.form.settings or name in frame.given:
             return
         old = None  # taken for what was meant, so that it is not missed as well
-    if old is None and layer.edit and frame.scope == "model" and name not in run.root_settings:
+    adds = statement.operator != "=" or (layer.edit and name not in run.root_settings)
+    if old is None and frame.scope == "model" and adds:
         problems.nothing_to_edit(run.sink, name, target.span, frame)
         return
     if old is not None and old.layer is layer and statement.operator == "=":
