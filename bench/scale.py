@@ -51,7 +51,10 @@ def main() -> None:
         for size in sizes:
             text = make(size)
             check = seconds(text, moedsl.pipeline.check)
-            print(f"{name:20} {size:6}  {text.count(chr(10)):6} lines  check {check:6.2f} s", flush=True)
+            print(
+                f"{name:20} {size:6}  {text.count(chr(10)):6} lines  check {check:6.2f} s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 import sys
 import tempfile
 from functools import cache
@@ -45,7 +46,8 @@ def imported(files: dict[str, str]) -> ModuleType:
     for path, text in files.items():
         target = root / unique / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
+        # Operators are global to a process: a second package of one name would take over the first one's.
+        target.write_text(re.sub(r'custom_op\("\w+::', f'custom_op("{unique}::', text))
     sys.path.insert(0, str(root))
     try:
         return importlib.import_module(unique)

@@ -30,7 +30,16 @@ def test_goldens_are_clean(command):
     """Formatted by construction: the compiler itself runs no formatter."""
     config = GOLDEN.parent / "golden_ruff.toml"
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", str(config), str(GOLDEN)],
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            *command,
+            "--no-cache",
+            "--config",
+            str(config),
+            str(GOLDEN),
+        ],
         capture_output=True,
         text=True,
     )

@@ -24,7 +24,9 @@ def tokens(batch=2, length=21, seed=0):
 
 
 def total(output, ids):
-    loss = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    loss = torch.nn.functional.cross_entropy(
+        output.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+    )
     return loss + sum(output.losses.values())
 
 
@@ -128,7 +130,9 @@ def test_initialisation_follows_the_seed(name):
     one.init_weights(seed=3)
     same.init_weights(seed=3)
     other.init_weights(seed=4)
-    for (key, a), b, c in zip(one.named_parameters(), same.parameters(), other.parameters(), strict=True):
+    for (key, a), b, c in zip(
+        one.named_parameters(), same.parameters(), other.parameters(), strict=True
+    ):
         assert torch.equal(a, b), key
         if a.std() > 0:
             assert not torch.equal(a, c), key

@@ -82,8 +82,6 @@ def test_weights_drop_in_training():
     assert not torch.equal(noisy.train()(ids).logits, plain(ids).logits)
 
 
-@pytest.mark.parametrize(
-    "scores", ["dot -> softmax", "dot -> rms()", "q", "x -> linear(16)"]
-)
+@pytest.mark.parametrize("scores", ["dot -> softmax", "dot -> rms()", "q", "x -> linear(16)"])
 def test_what_is_no_score(scores):
     assert variants.codes(("heads = 4", f"heads = 4\n    scores = {scores}")) == ["E0311"]

@@ -110,7 +110,9 @@ def test_every_gradient(family, pairs_fresh, tmp_path):
     if family.loss:
         balance = theirs(ids, labels=ids, output_router_logits=True).aux_loss
         their_loss = their_loss + theirs.config.router_aux_loss_coef * balance
-        our_loss = our_loss + sum(v for k, v in our_output.losses.items() if k.endswith(family.loss))
+        our_loss = our_loss + sum(
+            v for k, v in our_output.losses.items() if k.endswith(family.loss)
+        )
     torch.testing.assert_close(our_loss, their_loss, rtol=1e-5, atol=0)
     their_loss.backward()
     our_loss.backward()
@@ -160,7 +162,9 @@ def test_cached_logits_equal_uncached(family, pairs_fresh):
     with torch.no_grad():
         whole = ours(ids).logits
         cache = module.Cache()
-        parts = [ours(ids[:, a:b], cache=cache).logits for a, b in ((0, 8), (8, 13), (13, 14), (14, 19))]
+        parts = [
+            ours(ids[:, a:b], cache=cache).logits for a, b in ((0, 8), (8, 13), (13, 14), (14, 19))
+        ]
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
 
 
