@@ -44,8 +44,11 @@ test: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-gpu: $(STAMP)
-	$(BIN)/python bench/gpu.py build/gpu
+# Where python3 itself has torch and sees a GPU nothing is installed: such a machine may have no network.
+gpu:
+	if $(PYTHON) -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; \
+	then $(PYTHON) bench/gpu.py build/gpu; \
+	else $(MAKE) setup && $(BIN)/python bench/gpu.py build/gpu; fi
 
 bench: $(STAMP)
 	for file in bench/*.py; do case $$file in */gpu.py) ;; *) $(BIN)/python $$file || exit 1 ;; esac; done
