@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import chain, count
 
@@ -33,6 +33,7 @@ _MODEL_ATTRIBUTES = "init_weights checkpoint_layers run"
 MODULE_ATTRIBUTES = frozenset(f"{_MODULE_ATTRIBUTES} {_MODEL_ATTRIBUTES}".split())
 
 _TAKEN_VALUES = frozenset({"self", "torch", "nn", "F", "Tensor", *keyword.kwlist, *dir(builtins)})
+_TAKEN_FIELDS = frozenset({"losses", "routing", *dir(tuple)})
 _RUNTIME_CLASSES = "Tensor Output Routing Dispatch Cache Rotary NamedTuple Any F"
 _TAKEN_CLASSES = frozenset(_RUNTIME_CLASSES.split()) | frozenset(dir(builtins))
 
@@ -53,6 +54,16 @@ def attribute(place: str) -> str:
 def _attribute(part: str) -> str:
     name = identifier(part)
     return f"{name}_" if name in MODULE_ATTRIBUTES or part.startswith("_") else name
+
+
+def output_fields(names: Iterable[str]) -> list[str]:
+    """The fields of the output that hold what the spec's outputs are: none begins with `_` or hides another."""
+    found: list[str] = []
+    for name in map(identifier, names):
+        while name in _TAKEN_FIELDS or name in found:
+            name = f"{name}_"
+        found.append(name)
+    return found
 
 
 def camel(text: str) -> str:

@@ -10,7 +10,7 @@ import moedsl
 from moedsl.backend.card import CardView, numbers, plan_card
 from moedsl.backend.header import header
 from moedsl.backend.imports import ImportSet
-from moedsl.backend.naming import identifier
+from moedsl.backend.naming import identifier, output_fields
 from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_classes, plan_class
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
@@ -67,7 +67,8 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     first_line = header(source, settings, moedsl.__version__)
     package = identifier(graph.name)
     about = summary(graph, source)
-    names = Names(name_classes(graph), reserved=imported_names(graph))
+    named = name_classes(graph)
+    names = Names(named, reserved=imported_names(graph) | {"Output", *named.values()})
     classes = tuple(plan_class(unit, names) for unit in graph.units[:-1])
     root = plan_model(graph, names)
     model = ModelView(
@@ -90,13 +91,15 @@ def summary(graph: Graph, source: Source) -> str:
 
 
 def plan_output(graph: Graph) -> OutputView:
-    outputs = [f"{value.name}: Tensor" for value in graph.root.outputs]
-    letters = ", ".join(f"{v.name} [{_axes(v)}]" for v in graph.root.outputs)
+    fields = output_fields([value.name for value in graph.root.outputs])
+    outputs = [f"{name}: Tensor" for name in fields]
+    values = zip(fields, graph.root.outputs, strict=True)
+    letters = ", ".join(f"{name} [{_axes(value)}]" for name, value in values)
     doc = f"{letters}; losses by name, coefficients applied; routing by place."
     # A dense model gives empty ones, so that one training loop fits all models.
     routing = "Routing" if graph.root.taps else "Any"
-    fields = (*outputs, "losses: dict[str, Tensor]", f"routing: dict[str, {routing}]")
-    return OutputView(docstring(doc, 1), fields)
+    more = ("losses: dict[str, Tensor]", f"routing: dict[str, {routing}]")
+    return OutputView(docstring(doc, 1), (*outputs, *more))
 
 
 def _axes(value: Value) -> str:

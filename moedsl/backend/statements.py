@@ -123,9 +123,14 @@ class Writer:
                 yield value
 
     def _targets(self, node: Node, last: dict[Value, int], index: int) -> list[str]:
-        for value in dict.fromkeys(self._leaves(self.reads.of(node))):
-            if last.get(value) == index:
-                self._scope.release(self.names[value])
+        read = dict.fromkeys(self._leaves(self.reads.of(node)))
+        ended = [self.names[value] for value in read if last.get(value) == index]
+        # A loop reads until its end what it is given, but for the stream: that it replaces.
+        kept = ended if isinstance(node.op, Stack) else []
+        kept = [name for name in kept if name != self.names[node.inputs[0]]]
+        for name in ended:
+            if name not in kept:
+                self._scope.release(name)
         targets = []
         for value in node.outputs:
             if value not in last:
@@ -133,6 +138,8 @@ class Writer:
                 continue
             self.names[value] = self._scope.free(self._stem(value, node), suffix(value))
             targets.append(self.names[value])
+        for name in kept:
+            self._scope.release(name)
         return targets
 
     def _stack(self, node: Node, last: dict[Value, int], index: int) -> list[str]:

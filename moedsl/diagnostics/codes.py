@@ -73,6 +73,7 @@ CODES: dict[str, str] = {
     "E0311": "scores that cannot be built",
     "E0313": "a place without weights to share",
     "E0315": "ids and numbers taken for each other",
+    "E0316": "a sequence where single tokens are",
     # --- routing and causality
     "E0401": "more experts are picked than there are",
     "E0402": "a router that does not know its choices",

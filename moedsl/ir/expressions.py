@@ -9,7 +9,7 @@ from moedsl.constructs import declare
 from moedsl.ir import deciding, ops, problems
 from moedsl.ir.frame import Hint
 from moedsl.ir.graph import Value
-from moedsl.ir.shapes import is_ids
+from moedsl.ir.shapes import is_ids, is_sequence
 from moedsl.ir.walk import fits_width, sets_width
 from moedsl.model import terms
 from moedsl.model.terms import Term, type_of
@@ -17,6 +17,9 @@ from moedsl.model.terms import Term, type_of
 if TYPE_CHECKING:
     from moedsl.constructs.declare import Construct
     from moedsl.ir.build import Builder
+
+
+SEQUENCED = ("attention", "moe")  # kinds that look at several tokens, or count them
 
 
 def statement(
@@ -136,6 +139,8 @@ def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: V
     if build.frame.rows is not None and construct.whole:
         problems.not_in_a_bank(build, recipe)
         return build.poison(x)
+    if construct.kind in SEQUENCED and x not in build.bad and not is_sequence(x):
+        return problems.no_sequence(build, recipe, x)
     if not construct.unit and x not in build.bad and not _takes(construct, x):
         return problems.ids_and_numbers(build, f"`{recipe.name}`", recipe.span, x)
     if construct.kind == "block" or not recipe.body:

@@ -126,6 +126,12 @@ def _maker(root: Unit, value: Value) -> Node:
     return node
 
 
+def _function(label: str) -> str:
+    """`sparse_balance`. A name that begins with `_` would be another one inside a class."""
+    name = label.replace(".", "_")
+    return f"loss{name}" if name.startswith("_") else name
+
+
 def _add(
     root: Unit,
     build: Builder,
@@ -138,7 +144,7 @@ def _add(
     assert isinstance(loss, Loss)
     common: dict[str, Any] = {
         "loss": label,
-        "function": label.replace(".", "_"),
+        "function": _function(label),
         "coefficient": float(loss.coefficient),
     }
     op: ops.LossTerm

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.diagnostics.model import Label
 from moedsl.ir.graph import NOWHERE, Dim, RecordType, TensorType, Value
-from moedsl.ir.shapes import Mismatch, NotATensor, is_ids
+from moedsl.ir.shapes import Mismatch, NotATensor, is_ids, spell
 from moedsl.model import terms
 from moedsl.model.misfits import describe
 
@@ -105,6 +105,17 @@ def not_in_a_bank(build: Builder, recipe: terms.Recipe) -> None:
         "an expert gets the tokens that chose it, one by one, and no sequence",
         help="put it beside the mixture: before it, after it, or in `shared`",
     )
+
+
+def no_sequence(build: Builder, recipe: terms.Recipe, x: Value) -> Value:
+    build.sink.error(
+        "E0316",
+        f"`{recipe.name}` wants a sequence of tokens, and gets {spell(x.type)}",
+        recipe.span,
+        "one token by itself here",
+        help="apply it outside, and read what it gives: `let h = own(x)`",
+    )
+    return build.poison(x)
 
 
 def misfit(build: Builder, found: Mismatch | NotATensor) -> None:

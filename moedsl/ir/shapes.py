@@ -22,6 +22,10 @@ def is_ids(value: Value) -> bool:
     return isinstance(value.type, TensorType) and value.type.dtype == "int"
 
 
+def is_sequence(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.letters.startswith("BT")
+
+
 def same(left: Dim, right: Dim) -> bool:
     """Equal sizes; axes known only at run time are equal by letter."""
     if left.size is None or right.size is None:

@@ -120,8 +120,10 @@ def reserved(sink: Sink, name: str, span: Span) -> None:
 
 
 def circular(sink: Sink, names: list[tuple[str, Span]]) -> None:
+    written = next((i for i, (_, span) in enumerate(names) if span.file), 0)
+    names = names[written:] + names[:written]  # what stands there by default is nowhere in the text
     way = " -> ".join(f"`{name}`" for name, _ in [*names, names[0]])
-    others = tuple(Label(span, f"then through `{name}`") for name, span in names[1:4])
+    others = tuple(Label(span, f"then through `{name}`") for name, span in names[1:4] if span.file)
     sink.error(
         "E0227",
         f"`{names[0][0]}` is made of itself: {way}",

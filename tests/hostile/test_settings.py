@@ -3,13 +3,11 @@ the registry, in a small valid spec. The compiler answers each: a located diagno
 
 from __future__ import annotations
 
-import ast
 import os
 import random
 
 import pytest
 
-import moedsl.pipeline
 from moedsl.constructs.declare import (
     Bank,
     Construct,
@@ -24,11 +22,12 @@ from moedsl.constructs.declare import (
 from moedsl.constructs.registry import constructs
 from moedsl.model import defaults
 from moedsl.model.run import kinds_of
-from moedsl.source import Source
-from tests.packages import SPECS
+from tests.hostile.answers import answered
+from tests.packages import SPECS, imported, model_class
 
 TINY = (SPECS / "tiny.moe").read_text()
 ROUNDS = int(os.environ.get("MOEDSL_ROUNDS", "600"))
+CHUNK = 100  # rounds of one test
 
 ATOMS = (
     "0", "1", "2", "3", "-1", "0.5", "1e-300", "1e300", "9007199254740993", "12.5%", "none", "true", "false", "causal",
@@ -160,26 +159,40 @@ def changed(number: int) -> str:
     return text
 
 
-def answered(text: str, edits: tuple[str, ...] = ()) -> bool:
-    """Whether it compiled; an answer of either kind is held to what it promises."""
-    result = moedsl.pipeline.compile(Source(text), edits)
-    for diagnostic in result.diagnostics:
-        span = diagnostic.primary.span
-        length = len(text) if span.file == "spec.moe" else max(map(len, edits), default=0)
-        assert 0 <= span.start <= span.end <= length + 1, f"{diagnostic} is nowhere"
-        assert diagnostic.message
-    assert result.ok == bool(result.files), "neither a diagnostic nor a package"
-    for path, code in result.files.items():
-        if path.endswith(".py"):
-            ast.parse(code, path)
-    return result.ok
-
-
-@pytest.mark.parametrize("start", range(0, ROUNDS, 100))
+@pytest.mark.parametrize("start", range(0, ROUNDS, CHUNK))
 def test_settings_of_every_kind(start):
-    for number in range(start, start + 100):
+    for number in range(start, min(start + CHUNK, ROUNDS)):
         text = changed(number)
         try:
-            answered(text)
+            runs_or_is_refused(text)
         except Exception as error:
             raise AssertionError(f"round {number}: {error!r} for\n{text}") from error
+
+
+@pytest.mark.parametrize("start", range(0, ROUNDS, CHUNK))
+def test_settings_from_the_command_line(start):
+    paths = ("width", "vocab", "depth", "sparse", "sparse.experts", "sparse.loss", "own.q", "own", "top2.select", "layer", "head",
+             "layer[0].own", "own.[q, k]", "", "x", "output", "logits", "tiny.width", "sparse.router.score", "swiglu.gate")  # fmt: skip
+    for number in range(start, min(start + CHUNK, ROUNDS)):
+        drawn = Drawn(f"moedsl edits {number}", right=0.7)
+        one = drawn.random.choice
+        edits = tuple(
+            one((f"{one(paths)}{one(('=', '+=', '->='))}{drawn.anything(2)}", drawn.setting(constructs()["moe"]), drawn.anything(1)))
+            for _ in range(drawn.random.randint(1, 2))
+        )
+        try:
+            answered(TINY, edits)
+        except Exception as error:
+            raise AssertionError(f"round {number}: {error!r} for {edits}") from error
+
+
+def runs_or_is_refused(text: str) -> None:
+    result = answered(text)
+    if not result.ok:
+        return
+    torch = pytest.importorskip("torch")
+    module = imported(result.files)
+    made = model_class(module)()
+    made.init_weights(seed=0)
+    smallest = min(each.num_embeddings for each in made.modules() if isinstance(each, torch.nn.Embedding))
+    made(torch.randint(0, min(2, smallest), (2, 8)))

@@ -1,0 +1,152 @@
+"""Names that mean something in Python or torch, names that look like others, and places that names cannot stand in."""
+
+from __future__ import annotations
+
+import random
+import string
+
+import pytest
+
+from moedsl.constructs.registry import constructs
+from tests.hostile.answers import answered
+from tests.packages import SPECS, imported, model_class
+
+TINY = (SPECS / "tiny.moe").read_text()
+
+TAKEN = (
+    "class", "def", "lambda", "None", "True", "async", "print", "len", "type", "super", "object", "self", "cls", "torch", "nn", "F",
+    "Tensor", "forward", "train", "eval", "parameters", "modules", "to", "state_dict", "weight", "bias", "init_weights", "run",
+    "Output", "Routing", "Cache", "Rotary", "generate", "load_checkpoint", "mask", "cache", "rotary", "real_N", "rows",
+    "routing", "losses", "x_BTD", "tokens_BT", "logits", "score", "expert", "weight_NK", "layer", "experts", "router", "shared", "seed",
+    "_", "__init__", "__class__", "_x", "x1", "n0", "N", "B", "wide", "dispatch", "combine", "attend", "rotate", "math", "on", "with",
+    "from", "import", "model", "block", "let", "tied", "index", "choices", "x", "embed", "head", "q", "linear", "softmax",
+)  # fmt: skip
+
+# What gets the name, and all its mentions.
+THINGS = {
+    "a mixture": "sparse",
+    "an attention": "own",
+    "a router": "top2",
+    "a norm": "before_mix",
+    "a block": "layer",
+    "an input": "tokens",
+    "an output": "logits",
+    "the model": "tiny",
+}
+LET = TINY.replace("x += sparse(before_ffn(x))", "let NAME = before_ffn(x)\n    x += sparse(NAME)")
+PARAMETER = TINY.replace("block layer {", "block layer(NAME) {").replace(
+    "x += sparse(before_ffn(x))", "x += NAME(before_ffn(x))"
+).replace("2 * layer", "2 * layer(sparse)")
+SETTING = TINY.replace("width = 64", "width = 64\n  NAME = 4").replace("4 * swiglu", "NAME * swiglu")
+TIED = TINY.replace("x += sparse", "tied NAME = linear\n    x += NAME(x)\n    x += sparse")
+
+
+def ran(text: str) -> None:
+    result = answered(text)
+    if not result.ok:
+        return
+    torch = pytest.importorskip("torch")
+    made = model_class(imported(result.files))()
+    made.init_weights(seed=0)
+    made(torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_taken_names_of_things(thing):
+    for name in TAKEN:
+        words = TINY.replace(THINGS[thing], name)
+        try:
+            ran(words)
+        except Exception as error:
+            raise AssertionError(f"{thing} named `{name}`: {error!r}") from error
+
+
+@pytest.mark.parametrize("text", (LET, PARAMETER, SETTING, TIED), ids=("let", "parameter", "setting", "tied"))
+def test_taken_names_inside_bodies(text):
+    for name in TAKEN:
+        try:
+            ran(text.replace("NAME", name))
+        except Exception as error:
+            raise AssertionError(f"`{name}`: {error!r}") from error
+
+
+LOOKALIKES = ("ѕparse", "spаrse", "ｓｐａｒｓｅ", "s\u200bparse", "spa\u0301rse", "ſparse", "sparse\u202e", "٤", "４", "−1", "→", "“a”", "\u00a0", "\u2028", "\ufeff", "\x00", "\x1b[31m", "🙂", "\ud800")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LOOKALIKES, ids=ascii)
+def test_lookalikes_are_named(text):
+    """Each is refused where it stands as a name, a number and a sign, and stays text in a comment."""
+    for old in ("sparse", "4 * swiglu", "->", "norm "):
+        assert not answered(TINY.replace(old, text, 1)).ok
+        assert not answered(TINY.replace(old, old + text, 1)).ok or not text.strip("\u00a0\ufeff")
+    answered(TINY.replace("# The smallest", f"# {text}"))
+
+
+def test_deep_with_chains():
+    for depth in (10, 60, 150, 1000):
+        answered(TINY.replace("= 4 * swiglu(96)", "= 4 * swiglu(96)" + " with { hidden = 8 }" * depth))
+        nested = "swiglu(96) with { gate = " * depth + "linear" + " }" * depth
+        answered(TINY.replace("swiglu(96)", nested))
+        chain = "".join(f"model m{i + 1} = m{i} with {{ width = {64 + 8 * i} }}\n" for i in range(depth))
+        answered(f"{TINY.replace('model tiny', 'model m0')}\n{chain}")
+
+
+def test_chains_of_recipes():
+    for depth in (10, 100, 1000):
+        chain = "".join(f"  ffn f{i + 1} = f{i}\n" for i in range(depth))
+        text = TINY.replace("  moe sparse", f"  ffn f0 = swiglu(96)\n{chain}  moe sparse")
+        answered(text.replace("4 * swiglu(96)", f"4 * f{depth}"))
+        chain = "".join(f"  ffn f{i + 1} = f{i} -> linear(64)\n" for i in range(depth))
+        text = TINY.replace("  moe sparse", f"  ffn f0 = swiglu(96)\n{chain}  moe sparse")
+        answered(text.replace("sparse(before_ffn(x))", f"f{depth}(before_ffn(x))"))
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        "block a(f) { x += f(x) }\n block b(f) { x = x -> a(f) -> b(f) }",
+        "block b(f) { x = x -> f(f) }",
+        "block b(f = b) { x = x -> f }",
+        "block b(f = g, g = f) { x += f(x) }",
+        "block b(f) { x = x -> b(b(f)) }",
+        "block a(f) { x = x -> f(a) }\n block b(f) { x = x -> a(b) }",
+        "block b(f, f) { x += f(x) }",
+        "block b(x) { x += x }",
+        "block b(index) { x += index(x) }",
+        "block b(f) { block b(f) { x += f(x) }\n x = x -> b(f) }",
+        "block b(f) { tied g = f\n x += g(x)\n x += g(x)\n x = x -> b(g) }",
+    ],
+)
+def test_parameters_that_meet_themselves(blocks):
+    for use in ("b(own)", "b(b)", "b(layer)", "b(2 * own)", "b(x)", "b(3)", "b()", "b(f = b)", "b(own, own, own)", "2 * b(b(own))"):
+        answered(TINY.replace("  input", f"  {blocks}\n  input").replace("2 * layer", use))
+
+
+def test_checkpoint_patterns():
+    random_ = random.Random("moedsl checkpoints")
+    parts = ("layer", "own", "sparse", "q", "k", "gate", "experts", "router", "score", "embed", "before_mix", "weight", "nothing")
+    indices = ("[i]", "[e]", "[0]", "[1:2]", "[i, e]", "[", "]", "[-1]", "[99]", "[i][i]", ".[q, k]", ".[gate, up]", "", "", "")
+    names = ("a.{i}.b", "{i}.{e}", "{", "}", "{}", "{{i}}", "{0}", "{i!r}", "{i.__class__}", "a", "", "[q, k]", "[", "\\", "{j}", "%s", "../a")
+    steps = ("", " -> split(2)", " -> stack", " -> transpose", " -> interleave(2)", " -> linear", " -> split(0)", " -> split(x)", " -> 3")
+    for number in range(400):
+        lines = []
+        for _ in range(random_.randint(1, 4)):
+            path = ".".join(random_.choice(parts) + random_.choice(indices) for _ in range(random_.randint(1, 4)))
+            lines.append(f'    {path} = "{random_.choice(names)}"{random_.choice(steps)}')
+        kept = random_.choice(("", "ignore = [1]", "names = file", "names = memory", 'ignore = ["a"]', "names = 3"))
+        body = "\n".join(lines)
+        text = TINY.rstrip().removesuffix("}") + f"  checkpoint hub = huggingface({kept}) {{\n{body}\n  }}\n}}\n"
+        try:
+            answered(text)
+        except Exception as error:
+            raise AssertionError(f"{number}: {error!r} for\n{body}") from error
+
+
+def test_noise():
+    """Characters at random, and words of the language at random."""
+    random_ = random.Random("moedsl noise")
+    words = [*constructs(), *"model block moe norm { } ( ) [ ] = += ->= -> + * , . 1 2.5 12% x \n \" #".split(" ")]
+    for _ in range(300):
+        answered("".join(random_.choice(string.printable) for _ in range(random_.randint(0, 300))))
+        answered(" ".join(random_.choice(words) for _ in range(random_.randint(0, 80))))
+        answered("model m {\n" + " ".join(random_.choice(words) for _ in range(40)) + "\n}")
