@@ -50,7 +50,7 @@ _LETTERS = dict(
         strict=True,
     )
 )
-_HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def explain(kind: str, text: str, span: Span) -> Diagnostic:
@@ -75,9 +75,12 @@ def explain(kind: str, text: str, span: Span) -> Diagnostic:
 
 
 def report_hidden(text: str, file: str, sink: Sink) -> None:
-    """Characters that turn the direction of writing make a text read as what it is not, in comments too."""
+    """Characters that turn the direction of writing make a text read as what it is not, in comments too; halves of
+    characters make it one that no file can hold."""
     if found := _HIDDEN.search(text):
-        message = f"a hidden character, {_called(found.group())}, changes how this text is shown"
+        half = "\ud800" <= found.group() <= "\udfff"
+        does = "is half of one" if half else "changes how this text is shown"
+        message = f"a hidden character, {_called(found.group())}, {does}"
         edit = Edit(Span(found.start(), found.end(), file), "")
         sink.error("E0102", message, edit.span, "remove it", edits=(edit,))
 

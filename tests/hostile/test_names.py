@@ -34,10 +34,14 @@ THINGS = {
     "the model": "tiny",
 }
 LET = TINY.replace("x += sparse(before_ffn(x))", "let NAME = before_ffn(x)\n    x += sparse(NAME)")
-PARAMETER = TINY.replace("block layer {", "block layer(NAME) {").replace(
-    "x += sparse(before_ffn(x))", "x += NAME(before_ffn(x))"
-).replace("2 * layer", "2 * layer(sparse)")
-SETTING = TINY.replace("width = 64", "width = 64\n  NAME = 4").replace("4 * swiglu", "NAME * swiglu")
+PARAMETER = (
+    TINY.replace("block layer {", "block layer(NAME) {")
+    .replace("x += sparse(before_ffn(x))", "x += NAME(before_ffn(x))")
+    .replace("2 * layer", "2 * layer(sparse)")
+)
+SETTING = TINY.replace("width = 64", "width = 64\n  NAME = 4").replace(
+    "4 * swiglu", "NAME * swiglu"
+)
 TIED = TINY.replace("x += sparse", "tied NAME = linear\n    x += NAME(x)\n    x += sparse")
 
 
@@ -61,7 +65,9 @@ def test_taken_names_of_things(thing):
             raise AssertionError(f"{thing} named `{name}`: {error!r}") from error
 
 
-@pytest.mark.parametrize("text", (LET, PARAMETER, SETTING, TIED), ids=("let", "parameter", "setting", "tied"))
+@pytest.mark.parametrize(
+    "text", (LET, PARAMETER, SETTING, TIED), ids=("let", "parameter", "setting", "tied")
+)
 def test_taken_names_inside_bodies(text):
     for name in TAKEN:
         try:
@@ -84,10 +90,14 @@ def test_lookalikes_are_named(text):
 
 def test_deep_with_chains():
     for depth in (10, 60, 150, 1000):
-        answered(TINY.replace("= 4 * swiglu(96)", "= 4 * swiglu(96)" + " with { hidden = 8 }" * depth))
+        answered(
+            TINY.replace("= 4 * swiglu(96)", "= 4 * swiglu(96)" + " with { hidden = 8 }" * depth)
+        )
         nested = "swiglu(96) with { gate = " * depth + "linear" + " }" * depth
         answered(TINY.replace("swiglu(96)", nested))
-        chain = "".join(f"model m{i + 1} = m{i} with {{ width = {64 + 8 * i} }}\n" for i in range(depth))
+        chain = "".join(
+            f"model m{i + 1} = m{i} with {{ width = {64 + 8 * i} }}\n" for i in range(depth)
+        )
         answered(f"{TINY.replace('model tiny', 'model m0')}\n{chain}")
 
 
@@ -118,24 +128,40 @@ def test_chains_of_recipes():
     ],
 )
 def test_parameters_that_meet_themselves(blocks):
-    for use in ("b(own)", "b(b)", "b(layer)", "b(2 * own)", "b(x)", "b(3)", "b()", "b(f = b)", "b(own, own, own)", "2 * b(b(own))"):
-        answered(TINY.replace("  input", f"  {blocks}\n  input").replace("2 * layer", use))
+    for use in ("own", "b", "layer", "2 * own", "x", "3", "", "f = b", "own, own, own", "b(own)"):
+        answered(TINY.replace("  input", f"  {blocks}\n  input").replace("2 * layer", f"b({use})"))
 
 
 def test_checkpoint_patterns():
     random_ = random.Random("moedsl checkpoints")
-    parts = ("layer", "own", "sparse", "q", "k", "gate", "experts", "router", "score", "embed", "before_mix", "weight", "nothing")
-    indices = ("[i]", "[e]", "[0]", "[1:2]", "[i, e]", "[", "]", "[-1]", "[99]", "[i][i]", ".[q, k]", ".[gate, up]", "", "", "")
-    names = ("a.{i}.b", "{i}.{e}", "{", "}", "{}", "{{i}}", "{0}", "{i!r}", "{i.__class__}", "a", "", "[q, k]", "[", "\\", "{j}", "%s", "../a")
-    steps = ("", " -> split(2)", " -> stack", " -> transpose", " -> interleave(2)", " -> linear", " -> split(0)", " -> split(x)", " -> 3")
+    parts = (
+        "layer", "own", "sparse", "q", "k", "gate", "experts", "router", "score", "embed", "before_mix", "weight", "nothing",
+    )  # fmt: skip
+    indices = (
+        "[i]", "[e]", "[0]", "[1:2]", "[i, e]", "[", "]", "[-1]", "[99]", "[i][i]", ".[q, k]", ".[gate, up]", "", "", "",
+    )  # fmt: skip
+    names = (
+        "a.{i}.b", "{i}.{e}", "{", "}", "{}", "{{i}}", "{0}", "{i!r}", "{i.__class__}", "a", "", "[q, k]", "[", "\\", "{j}", "%s", "../a",
+    )  # fmt: skip
+    steps = (
+        "", " -> split(2)", " -> stack", " -> transpose", " -> interleave(2)", " -> linear", " -> split(0)", " -> split(x)", " -> 3",
+    )  # fmt: skip
     for number in range(400):
         lines = []
         for _ in range(random_.randint(1, 4)):
-            path = ".".join(random_.choice(parts) + random_.choice(indices) for _ in range(random_.randint(1, 4)))
+            path = ".".join(
+                random_.choice(parts) + random_.choice(indices)
+                for _ in range(random_.randint(1, 4))
+            )
             lines.append(f'    {path} = "{random_.choice(names)}"{random_.choice(steps)}')
-        kept = random_.choice(("", "ignore = [1]", "names = file", "names = memory", 'ignore = ["a"]', "names = 3"))
+        kept = random_.choice(
+            ("", "ignore = [1]", "names = file", "names = memory", 'ignore = ["a"]', "names = 3")
+        )
         body = "\n".join(lines)
-        text = TINY.rstrip().removesuffix("}") + f"  checkpoint hub = huggingface({kept}) {{\n{body}\n  }}\n}}\n"
+        text = (
+            TINY.rstrip().removesuffix("}")
+            + f"  checkpoint hub = huggingface({kept}) {{\n{body}\n  }}\n}}\n"
+        )
         try:
             answered(text)
         except Exception as error:
@@ -145,7 +171,22 @@ def test_checkpoint_patterns():
 def test_noise():
     """Characters at random, and words of the language at random."""
     random_ = random.Random("moedsl noise")
-    words = [*constructs(), *"model block moe norm { } ( ) [ ] = += ->= -> + * , . 1 2.5 12% x \n \" #".split(" ")]
+    words = [
+        *constructs(),
+        "model",
+        "block",
+        "moe",
+        "norm",
+        *"{}()[]=+*,.x#",
+        "+=",
+        "->=",
+        "->",
+        "1",
+        "2.5",
+        "12%",
+        "\n",
+        '"',
+    ]
     for _ in range(300):
         answered("".join(random_.choice(string.printable) for _ in range(random_.randint(0, 300))))
         answered(" ".join(random_.choice(words) for _ in range(random_.randint(0, 80))))

@@ -177,7 +177,13 @@ def test_settings_from_the_command_line(start):
         drawn = Drawn(f"moedsl edits {number}", right=0.7)
         one = drawn.random.choice
         edits = tuple(
-            one((f"{one(paths)}{one(('=', '+=', '->='))}{drawn.anything(2)}", drawn.setting(constructs()["moe"]), drawn.anything(1)))
+            one(
+                (
+                    f"{one(paths)}{one(('=', '+=', '->='))}{drawn.anything(2)}",
+                    drawn.setting(constructs()["moe"]),
+                    drawn.anything(1),
+                )
+            )
             for _ in range(drawn.random.randint(1, 2))
         )
         try:
@@ -194,5 +200,7 @@ def runs_or_is_refused(text: str) -> None:
     module = imported(result.files)
     made = model_class(module)()
     made.init_weights(seed=0)
-    smallest = min(each.num_embeddings for each in made.modules() if isinstance(each, torch.nn.Embedding))
+    smallest = min(
+        each.num_embeddings for each in made.modules() if isinstance(each, torch.nn.Embedding)
+    )
     made(torch.randint(0, min(2, smallest), (2, 8)))
