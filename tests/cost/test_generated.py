@@ -32,7 +32,7 @@ def grouped(name: str) -> dict:
         "grouped_linear_dx": forward,
         "grouped_linear_dw": weights,
     }
-    operators = getattr(torch.ops, name)
+    operators = getattr(torch.ops, package(name).__name__)
     return {getattr(operators, op): formula for op, formula in formulas.items()}
 
 
