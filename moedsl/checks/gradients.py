@@ -6,6 +6,8 @@ weight warns; a parameter that is cut off for any other reason is an error.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from moedsl.checks.backward import Backward
 from moedsl.checks.traits import constant
 from moedsl.checks.whole import is_whole
@@ -18,14 +20,15 @@ from moedsl.model import terms
 def check_gradients(graph: Graph, sink: Sink) -> None:
     if not is_whole(graph, sink):
         return
-    unread = Backward("values").missed(graph, taps=True)
+    unread = unread_in(graph)
+    missed = Backward("gradients", losses=()).missed(graph)
+    by_outputs = {n: paths for n, paths in missed.items() if n not in unread and trainable(n)}
+    if not by_outputs:
+        return  # as in most models: nothing to tell apart
     by_all = Backward("gradients").missed(graph)
-    by_outputs = Backward("gradients", losses=()).missed(graph)
     nearly = Backward("nearly").missed(graph)
     homes = {node: unit for unit in graph.units for node in unit.nodes}
     for node, paths in by_outputs.items():
-        if node in unread or not trainable(node):
-            continue
         if node not in nearly and (cause := _constant_after(node, homes[node])):
             _warn_constant(node, cause, paths, node in by_all, sink)
         elif node in by_all:
@@ -36,7 +39,7 @@ def check_unread(graph: Graph, sink: Sink) -> None:
     """Places and `let`s that nothing reads. The last of a chain is named, not all of it."""
     if not is_whole(graph, sink):
         return
-    unread = Backward("values").missed(graph, taps=True)
+    unread = unread_in(graph)
     read = {value for node in unread for value in node.inputs}
     for unit in graph.units:
         for node in unit.nodes:
@@ -45,6 +48,12 @@ def check_unread(graph: Graph, sink: Sink) -> None:
             name = _named(unread[node]) if node.place else _let(unit, node)
             if name:
                 _warn_unread(node, name, sink)
+
+
+@lru_cache(maxsize=1)
+def unread_in(graph: Graph) -> dict[Node, list[str]]:
+    """Asked by two checks, one after the other."""
+    return Backward("values").missed(graph, taps=True)
 
 
 def _let(unit: Unit, node: Node) -> str:

@@ -10,6 +10,7 @@ place) or tensor. `type_of(term)` says which.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from moedsl.source import Span
@@ -97,6 +98,15 @@ class Recipe:
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     origins: tuple[tuple[str, Span], ...] = field(default=(), compare=False, repr=False)
     span: Span = _span()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Worked out once: equal recipes are looked for at every level around them."""
+        said = self.construct, self.name, self.settings, self.place
+        return hash((*said, self.body, self.bound, self.tied))
 
     def setting(self, name: str) -> Term:
         return dict(self.settings)[name]
