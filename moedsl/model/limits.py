@@ -16,7 +16,7 @@ MAX_NAME = 100  # characters of a declared name
 MAX_ERRORS = 200
 MAX_FILES = 64
 MAX_IMPORTED = 1_000_000  # characters of all imported texts
-BASE_FUEL = 150_000
+BASE_FUEL = 115_000
 FUEL_PER_CHARACTER = 2
 _FRAMES = 30 * MAX_DEPTH
 
