@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from moedsl.collector import paused
 
 MAX_LAYERS = 10_000  # stages of one flow, after every count is multiplied out
 MAX_COPIES = 1 << 20  # recipes side by side in one bank
@@ -36,12 +37,10 @@ class Fuel:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Python's own limit would strike before MAX_DEPTH does, and its collector walks a growing tree over and over."""
-    before, collecting = sys.getrecursionlimit(), gc.isenabled()
+    before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, _FRAMES))
-    gc.disable()
     try:
-        yield
+        with paused():
+            yield
     finally:
         sys.setrecursionlimit(before)
-        if collecting:
-            gc.enable()

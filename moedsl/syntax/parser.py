@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from moedsl.collector import paused
 from moedsl.diagnostics.model import Diagnostic, Sink
 from moedsl.resources import read_text
 from moedsl.source import Source, Span
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _WORDS = {"on": "_ON", "with": "_WITH", "from": "FROM"}
 
 
+@paused()
 def parse(source: Source, sink: Sink) -> ast.File:
     """The tree of a whole text. Never raises: what cannot be read is in the sink and not in the tree.
 
