@@ -54,13 +54,12 @@ def route_top8(
     expert_NK = choose(z_NE, 8)
     weight_NK = score_NE.gather(1, expert_NK)
     chosen_NE = torch.zeros_like(z_NE, dtype=torch.int64).scatter(1, expert_NK, 1)
-    probability_NE = z_NE.softmax(1)
     z_N1 = z_NE.logsumexp(1, keepdim=True).square()
     return (
         weight_NK,
         expert_NK,
         segment_sum(chosen_NE, real_N, num_sequences),
-        segment_sum(probability_NE, real_N, num_sequences),
+        segment_sum(score_NE, real_N, num_sequences),
         segment_sum(z_N1, real_N, num_sequences).squeeze(1),
     )
 

@@ -54,12 +54,11 @@ def route_top2(
     expert_NK = choose(z_NE, 2)
     weight_NK = score_NE.gather(1, expert_NK)
     chosen_NE = torch.zeros_like(z_NE, dtype=torch.int64).scatter(1, expert_NK, 1)
-    probability_NE = z_NE.softmax(1)
     return (
         weight_NK,
         expert_NK,
         segment_sum(chosen_NE, real_N, num_sequences),
-        segment_sum(probability_NE, real_N, num_sequences),
+        segment_sum(score_NE, real_N, num_sequences),
     )
 
 
