@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 from typing import Any
 
 from moedsl.diagnostics.model import Diagnostic, Sink
+from moedsl.frozen import frozen
 from moedsl.model.limits import undisturbed
 from moedsl.source import Source
 
 
-@dataclass(frozen=True)
+@frozen
 class Result:
     """What is known after the stages that ran; later ones are None or empty where an error stopped before them."""
 
@@ -48,7 +49,6 @@ def check(source: Source, settings: tuple[str, ...] = (), target: str = "") -> R
 @undisturbed()
 def compile(source: Source, settings: tuple[str, ...] = (), target: str = "") -> Result:
     """Text in, the files of a standalone package out."""
-    from dataclasses import replace
 
     from moedsl.backend.plan import plan_package
     from moedsl.backend.render import render

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
+from moedsl.frozen import frozen
 
-@dataclass(frozen=True, order=True)
+
+@frozen
 class Span:
     """Half-open range of code points in one file; `file` is the Source's path as the user gave it."""
 
@@ -19,7 +21,7 @@ class Span:
         return Span(self.start, max(self.end, other.end), self.file)
 
 
-@dataclass(frozen=True)
+@frozen
 class Source:
     """One `.moe` text. `path` is only a name here: the core never opens it.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import moedsl
 from moedsl.backend.card_drawing import drawing
 from moedsl.backend.header import header
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_words import count
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, Unit
 from moedsl.ir.info import Info, Row, info_table
 from moedsl.source import Source
@@ -16,7 +15,7 @@ from moedsl.source import Source
 HEAD = ("place", "what", "experts", "chosen", "parameters of one", "active for a token")
 
 
-@dataclass(frozen=True)
+@frozen
 class CardView:
     header: str
     title: str

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from itertools import groupby
 
 from moedsl.backend.naming import identifier
 from moedsl.backend.plan_lines import STEP, call_lines, fits, indented
+from moedsl.frozen import frozen
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 _TAKEN = frozenset({"file", "here", "expert"})
 
 
-@dataclass(frozen=True)
+@frozen
 class Line:
     """One printed entry: templates in which layers and experts are `{variables}`. `experts`: over how many
     experts it is repeated."""
@@ -26,7 +26,7 @@ class Line:
     experts: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Block:
     """An entry and the layers that it holds for: one tuple of values of `variables` for each."""
 

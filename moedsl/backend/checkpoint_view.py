@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from moedsl.backend.checkpoint_lines import BRACES, Block, Line, quoted, safe, table_lines
 from moedsl.backend.naming import attribute, identifier
 from moedsl.backend.plan_lines import call_lines, fits, indented
+from moedsl.frozen import frozen
 from moedsl.ir.checkpoint_map import Layout, Places, Row, Target, match
 from moedsl.ir.graph import Graph, Storage
 from moedsl.model.terms import Checkpoint, Items, PathPattern, Text
@@ -27,7 +28,7 @@ from moedsl.model.terms import Checkpoint, Items, PathPattern, Text
 _CONSTANTS = frozenset({"SINGLE", "INDEX", "IGNORED", "FORMATS", "ALL"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FormatView:
     """One declared checkpoint. `lines`: the body of its generator, at depth 0."""
 
@@ -37,7 +38,7 @@ class FormatView:
     ignored: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CheckpointView:
     """checkpoint.py. No formats: the names in the file are the model's own. `constants`: slices that entries name."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from typing import Literal
 
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.view_text import folded, number
+from moedsl.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class BalanceView:
     """A balance loss over `routing: list[Routing]`, the decisions of one mixture from bottom to top.
 
@@ -87,7 +87,7 @@ class BalanceView:
     """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ZView:
     """A router z-loss: the mean over real tokens of the squared log-sum-exp of the logits."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 import moedsl
@@ -18,12 +17,13 @@ from moedsl.backend.plan_views import plan_routing, plan_runtime
 from moedsl.backend.plan_words import docstring, legend, opening_comment
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, TensorType, Value
 from moedsl.ir.info import info_table
 from moedsl.source import Source
 
 
-@dataclass(frozen=True)
+@frozen
 class OutputView:
     """What `forward` gives back."""
 
@@ -31,7 +31,7 @@ class OutputView:
     fields: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class ModelView:
     """model.py, top to bottom."""
 
@@ -42,7 +42,7 @@ class ModelView:
     classes: tuple[ClassView, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class ExportsView:
     """__init__.py"""
 
@@ -53,7 +53,7 @@ class ExportsView:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     package: str
     model: ModelView

@@ -15,6 +15,7 @@ from moedsl.backend.plan_stacks import loop, made
 from moedsl.backend.plan_taps import is_list
 from moedsl.backend.plan_words import describe, docstring
 from moedsl.backend.statements import Writer, suffix
+from moedsl.frozen import frozen
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Graph, Node, RecordType, TensorType, Unit, Value
 from moedsl.ir.graph import Parameter as Weight
@@ -24,7 +25,7 @@ BODY = 2
 MEMBER = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Method:
     """One function of a class. Lines carry their indentation relative to the method's own."""
 
@@ -34,7 +35,7 @@ class Method:
     decorator: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class ClassView:
     name: str
     base: str
@@ -150,7 +151,7 @@ def plan_class(unit: Unit, names: Names) -> ClassView:
     )
 
 
-@dataclass(frozen=True)
+@frozen
 class Parameter:
     """One argument of a `forward`."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 from moedsl.backend.naming import attribute
@@ -11,13 +10,14 @@ from moedsl.backend.plan_lines import indented, statement_lines
 from moedsl.backend.plan_reads import Reads
 from moedsl.backend.plan_taps import is_list
 from moedsl.backend.statements import BODY, Writer
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Node, Unit
 from moedsl.ir.ops import Stack
 
 FEW = 3  # more stretches of unlike layers than this are told apart inside one loop
 
 
-@dataclass(frozen=True)
+@frozen
 class Stretch:
     """Neighbouring layers that are called alike."""
 

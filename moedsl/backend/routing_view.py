@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from moedsl.frozen import frozen
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,7 +28,7 @@ FIELDS: dict[Statistic, tuple[str, bool]] = {
 FILES = ("routing.py", "experts.py", "reference.py", "kernels.py")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RouteView:
     """One fused route: which `top_k` of `num_experts` a row takes, and with what weight.
 
@@ -60,7 +61,7 @@ class RouteView:
         assert set(self.statistics) <= set(FIELDS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RoutingView:
     """The routing files of one package.
 
@@ -97,7 +98,7 @@ class RoutingView:
         return tuple(name for name in FIELDS if name in asked)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PrintedRoute:
     """A route with every decision made: what the templates print.
 

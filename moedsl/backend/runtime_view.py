@@ -18,7 +18,6 @@ What model.py does with them, in the order of its forward:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moedsl.backend.checkpoint_view import CheckpointView
@@ -31,6 +30,7 @@ from moedsl.backend.state_view import (
     StateView,
     YarnView,
 )
+from moedsl.frozen import frozen
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -52,14 +52,14 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GenerationView:
     """generation.py. `noisy`: the model acts differently in training, so generating then is refused."""
 
     noisy: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RuntimeView:
     """The runtime files of one package. `header` is the provenance comment, one line with its `#`."""
 

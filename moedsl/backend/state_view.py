@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.view_text import folded, number
+from moedsl.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class YarnView:
     """YaRN (Peng et al., 2023): slow channels stretched by `factor`, fast ones kept, a ramp between.
 
@@ -43,14 +43,14 @@ class YarnView:
         return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LinearView:
     """Positions divided by `factor`."""
 
     factor: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RotaryView:
     """One kind of rotary embedding: the first `size` of a head's `head` channels turn.
 
@@ -111,7 +111,7 @@ class RotaryView:
         return number(self.scaling.magnitude)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class MaskView:
     """Which keys a query sees. `window` counts the query itself: with 1 a query sees only itself.
 
@@ -138,7 +138,7 @@ class MaskView:
         return f"{self.name}(tokens_BT, past, mask)" if self.causal else f"{self.name}(mask)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class AttendView:
     """One kind of attention core: attend(q_BTHC, k_BTGC, v_BTGC, mask[, cache]) -> mixed_BTHC.
 
@@ -205,7 +205,7 @@ class AttendView:
     """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class MixView:
     """mix(score_BHTS, v_BSGC, mask) -> mixed_BTHC; `dropout`: takes `dropout=`, of the weights."""
 
@@ -221,7 +221,7 @@ class MixView:
         return "\n".join(call_lines(f"def {self.name}", items, " -> Tensor:"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ScoresView:
     """Attention written out: dot(q, k, scale), anything on its result, mix. `remember`: some extends the cache."""
 
@@ -230,7 +230,7 @@ class ScoresView:
     mixes: tuple[MixView, ...] = (MixView(),)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class StateView:
     """state.py. `cache` False where nothing is cached (encoders): then no `Cache` is printed."""
 

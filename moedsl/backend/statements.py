@@ -14,6 +14,7 @@ from string import Formatter
 from moedsl.backend.naming import Scope, attribute
 from moedsl.backend.plan_lines import fits, statement_lines
 from moedsl.backend.plan_reads import Reads
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Node, TensorType, Unit, Value
 from moedsl.ir.ops import Call, Combination, Stack, Statistic
 
@@ -21,7 +22,7 @@ BODY = 2  # a method's body stands two steps in
 NESTING = 4  # calls within calls that a reader follows without a name in between
 
 
-@dataclass(frozen=True)
+@frozen
 class Text:
     """A printed expression. `depth` counts calls within calls; `operator` is set for a sum or product."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from moedsl.checks.traits import carries, constant, field_of, is_loss
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
 from moedsl.ir.ops import Call, Field, Stack
 
@@ -20,7 +21,7 @@ WHOLE = ""  # all of a tensor; of a record, what is not read by name
 Wanted = frozenset[tuple[int, str]]  # (index among outputs and taps, or inputs and ambients; field)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Reach:
     """`inputs` that are reached from the wanted outputs; `nodes` on the way, with their own wanted outputs."""
 

@@ -8,12 +8,12 @@ what takes its place when decoding.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from moedsl.checks.flow import Flow, Strand
 from moedsl.checks.traits import causal_form, lookahead
 from moedsl.diagnostics.model import Edit, Label, Sink
+from moedsl.frozen import frozen
 from moedsl.ir.graph import NOWHERE, Graph, Node, TensorType, Unit, Value
 from moedsl.ir.ops import Embedding
 from moedsl.ir.shapes import is_ids
@@ -21,7 +21,7 @@ from moedsl.model import terms
 from moedsl.source import Span
 
 
-@dataclass(frozen=True)
+@frozen
 class Verdict:
     """`rules`: what the spec puts in place of the operations that look ahead, when decoding."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from moedsl.checks.traits import sees
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Node, Unit, Value
 from moedsl.ir.ops import Stack
 
 
-@dataclass(frozen=True)
+@frozen
 class Strand:
     """All ways from one input to one value. `aligned`: row t of the value answers to row t of the input, on at least
     one way; `past` and `ahead`: the operations on any of the ways that see earlier rows, or all rows."""

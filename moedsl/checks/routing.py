@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from moedsl.checks.traits import chosen
 from moedsl.diagnostics.model import Edit, Label, Sink
+from moedsl.frozen import frozen
 from moedsl.ir.graph import NOWHERE, Dim, Graph, Unit
 from moedsl.ir.info import ranges
 from moedsl.ir.walk import walk
@@ -13,7 +12,7 @@ from moedsl.model import terms
 from moedsl.source import Span
 
 
-@dataclass(frozen=True)
+@frozen
 class _Fault:
     """A selection of more than there is, in one unit; `where` are its places, in a sentence."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+
+from moedsl.frozen import frozen
 
 MEANS, FAILS, MEND = "## What it means", "## A spec that fails", "## The mend"
 HEADINGS = (MEANS, FAILS, MEND)
 
 
-@dataclass(frozen=True)
+@frozen
 class Example:
     """The two specs of a page: the first fails with the page's code, the second does not."""
 

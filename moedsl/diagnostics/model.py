@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from moedsl.frozen import frozen
 from moedsl.source import Span
 
 Severity = Literal["error", "warning", "note"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Label:
     span: Span
     text: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Edit:
     """Replace `span` by `text`; applying all edits of a diagnostic is its mend."""
 
@@ -24,7 +25,7 @@ class Edit:
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Diagnostic:
     """One finding. `code` has a page in `explain/`; `message` is a lower-case sentence without a full stop."""
 

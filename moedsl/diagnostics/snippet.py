@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from moedsl.diagnostics.model import Label
+from moedsl.frozen import frozen
 from moedsl.source import Source
 
 TAB = 4
@@ -17,7 +17,7 @@ Paint = Callable[[str, bool], str]
 """Colours a mark or a label's text; True for those of the primary label."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Mark:
     """A label on one line: columns as shown on a terminal, half-open."""
 
@@ -27,7 +27,7 @@ class Mark:
     primary: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class Reach:
     """A label over several lines: where it starts and ends, lines from 1 and columns in code points from 0."""
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from moedsl.frozen import frozen
 from moedsl.model.terms import Checkpoint, CheckpointEntry, Number, PathPattern, Recipe
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Part = str | tuple[str, int | str]  # as in PathPattern
 Skeleton = tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Target:
     """One weight that an entry names. `expert`: which of a bank (a variable or a number), None for all of it."""
 
@@ -39,7 +40,7 @@ class Target:
         return self.storage.shape if self.expert is None else self.storage.shape[1:]
 
 
-@dataclass(frozen=True)
+@frozen
 class Layout:
     """How a tensor of the file holds its targets: the steps in one normal form.
 
@@ -52,7 +53,7 @@ class Layout:
     axis: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Row:
     """An entry at one layer. `binding`: its variables' values, that of the bank left out.
 
@@ -75,7 +76,7 @@ class Row:
         return _VARIABLE.sub(lambda m: str(values.get(m[1], m[0])), self.entry.file)
 
 
-@dataclass(frozen=True)
+@frozen
 class Problem:
     """`kind`: no place | indexed twice | not in the name | steps."""
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, Node, Unit, Value
 
 BYTES = 2  # bfloat16
@@ -26,7 +27,7 @@ TRAINING = 3  # forward, and twice that backward
 ONE = Fraction(1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Sum:
     """Counts that add up. `flops` is forward, per token at the context that was asked for."""
 
@@ -54,7 +55,7 @@ class Sum:
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class Line:
     """One place of the model. `experts` is the size of the bank in it (0 where there is none), `picks` how many of
     them serve a token (a fraction where that is an average); `parts` are the places one level below."""
@@ -68,7 +69,7 @@ class Line:
     parts: tuple[Line, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Cost:
     """`layers`: the places of the root in order of execution, stacked layers one by one."""
 

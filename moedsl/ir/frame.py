@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, Unit, Value
 from moedsl.ir.ops_base import Op
 from moedsl.ir.places import Parts, Places
 from moedsl.model import terms
 
 
-@dataclass(frozen=True)
+@frozen
 class Hint:
     """What a place asks of the recipe that stands at it: the width of the result, and a bias."""
 

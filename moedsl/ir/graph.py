@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from moedsl.frozen import frozen
 from moedsl.source import Span
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 NOWHERE = Span(0, 0)
 
 
-@dataclass(frozen=True)
+@frozen
 class Dim:
     """One axis. `letter` suffixes names in printed code; `size` is None where known only at run time (B, T, N, R).
 
@@ -42,7 +43,7 @@ class Dim:
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
+@frozen
 class TensorType:
     dims: tuple[Dim, ...]
     dtype: str = "float"  # float (the model's) | float32 | int | bool
@@ -52,7 +53,7 @@ class TensorType:
         return "".join(d.letter for d in self.dims)
 
 
-@dataclass(frozen=True)
+@frozen
 class RecordType:
     """A named tuple or object of the generated runtime: Routing, Dispatch, Cache, Rotary, ...
 
@@ -73,7 +74,7 @@ class Value:
     span: Span = NOWHERE
 
 
-@dataclass(frozen=True)
+@frozen
 class Parameter:
     """A weight as the spec speaks of it. `name` is "weight", "bias", or "" where the place has just one.
 
@@ -164,7 +165,7 @@ class Unit:
         return graph
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Place:
     """An instance: `path` in the spec's words (`layer[3].sparse.router`), `module` as attributes (`layer.3.sparse.router`)."""
 
@@ -209,7 +210,7 @@ class Graph:
         return sites(self)
 
 
-@dataclass(frozen=True)
+@frozen
 class Storage:
     """A weight of the spec inside a parameter of the module: `length` entries from `start` along `axis` (all of them
     where `axis` is None). `shape` is its own, experts first."""
@@ -223,7 +224,7 @@ class Storage:
     bank: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Site:
     """Where a routing decision is made, as `output.routing` names it."""
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import groupby, pairwise
 from typing import Any
 
+from moedsl.frozen import frozen
 from moedsl.ir.cost import Cost, Line, Sum, cost
 from moedsl.ir.graph import Graph
 
 _INDEX = re.compile(r"\[(\d+)\]")
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Counts:
     """The counts of one place, as they are shown."""
 
@@ -28,7 +29,7 @@ class Counts:
     cache_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Row:
     """Equal places in a row: `path` has the range (`layer[0..31]`), `counts` are those of one of them."""
 
@@ -42,7 +43,7 @@ class Row:
     parts: tuple[Row, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Info:
     """A model in numbers. `flops` are for one token at a context of `tokens`."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs.losses import Balance, Loss, Z
 from moedsl.constructs.registry import construct_of
+from moedsl.frozen import frozen
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, RecordType, Unit, Value
 from moedsl.ir.thread import callees
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from moedsl.ir.build import Builder
 
 
-@dataclass(frozen=True)
+@frozen
 class Decided:
     """One routing, and the mixtures that it serves: the one that made it, or those that share it."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from moedsl.frozen import frozen
 from moedsl.ir import deciding, expressions, ops, problems
 from moedsl.ir.graph import Dim, TensorType, Unit, Value
 from moedsl.model import terms
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 ROWS = Dim("N")
 
 
-@dataclass(frozen=True)
+@frozen
 class Kind:
     """One kind of experts: `count` of them from choice `first` on."""
 
@@ -31,7 +32,7 @@ class Kind:
         return self.body.construct if isinstance(self.body, terms.Recipe) else ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Decision:
     """What the router said, as tensors."""
 

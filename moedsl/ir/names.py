@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 
+from moedsl.frozen import frozen
 from moedsl.ir.walk import children
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Names:
     """`mentioned`: all tensors in the term; `own`: lets, assigned streams, bound parameters, a form's tensors."""
 

@@ -6,9 +6,9 @@ down. Equal ambients are one. `name` is what units call it, `root_name` what the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of, number, rate_code
 from moedsl.ir.shapes import agree
@@ -16,7 +16,7 @@ from moedsl.ir.shapes import agree
 TOKENS, PAST, MASK, CACHE = "tokens", "past", "mask", "cache"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Ambient(Op):
     """Made once at the root. `needs`: what it is made from, by the names of the root's own values (above).
 
@@ -38,7 +38,7 @@ class Ambient(Op):
         return (RecordType("Tensor"),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class MaskArgument(Ambient):
     """The model's argument `mask`, [B, T]: True for real tokens, or None."""
 
@@ -46,7 +46,7 @@ class MaskArgument(Ambient):
     rank: ClassVar[int] = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class CacheHandle(Ambient):
     """The model's argument `cache`: keys and values of earlier tokens, or None."""
 
@@ -57,7 +57,7 @@ class CacheHandle(Ambient):
         return (RecordType("Cache"),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Past(Ambient):
     """How many tokens the cache holds already."""
 
@@ -70,7 +70,7 @@ class Past(Ambient):
         return (RecordType("int"),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Positions(Ambient):
     """Where each token stands, padding left out: [B, T] int."""
 
@@ -80,7 +80,7 @@ class Positions(Ambient):
     imports: ClassVar[tuple[str, ...]] = (".state:positions",)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RotaryTable(Ambient):
     """Cosines and sines for a `theta`: the first `size` of a head's `head` channels turn.
 
@@ -114,7 +114,7 @@ class RotaryTable(Ambient):
         return (RecordType("Rotary"),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class AttentionMask(Ambient):
     """Which keys a query sees: what came before (`causal`), the latest `window` of it, and never padding.
 
@@ -144,7 +144,7 @@ class AttentionMask(Ambient):
         return (f".state:{self.function}",)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RealRows(Ambient):
     """Which rows are real tokens, [N] bool, or None where all are: padding is routed but not counted."""
 
@@ -159,7 +159,7 @@ class RealRows(Ambient):
         return (TensorType((self.rows,), "bool"),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Sequences(Ambient):
     """How many sequences the rows are made of, for statistics per sequence."""
 
@@ -175,7 +175,7 @@ class Sequences(Ambient):
 # --- in the layers ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Rotate(Op):
     """Queries or keys turned by their positions: (x [.., H, C], rotary)."""
 
@@ -191,7 +191,7 @@ class Rotate(Op):
         return (f".state:{self.table.rotate}",)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Attend(Op):
     """The weighted mean of values: (q [B, T, H, C], k [B, S, G, C], v [B, S, G, C], mask[, cache]) -> [B, T, H, C].
 

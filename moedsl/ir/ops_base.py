@@ -7,21 +7,23 @@ other names its own fields. `atom` says whether the printed expression may stand
 What checks and counts read (see checks/traits.py and ir/cost.py), each optional beyond the defaults here:
 `sees`, `looks`, `causal_form`, `carries`, `normalizes`, `chosen`, `coefficient`; `flops_per_position`, `cached`,
 `spread`.
+
+Every operation is declared with `@frozen(kw_only=True)`: equal ones are one where it counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Parameter, RecordType, TensorType, Unit
 from moedsl.ir.shapes import NotATensor
 
 Type = TensorType | RecordType
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Op:
     code: ClassVar[str] = ""
     atom: ClassVar[bool] = True

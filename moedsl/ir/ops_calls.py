@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import TensorType, Unit
 from moedsl.ir.ops_base import Op, Type
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Call(Op):
     """Run a unit at this node's place. Inputs: the unit's inputs then its ambients; outputs: its outputs then taps."""
 
@@ -24,7 +24,7 @@ class Call(Op):
         yield path or place, place, self.unit
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Stack(Op):
     """Layers in sequence under one attribute, numbered from 0: runs of (unit, count).
 

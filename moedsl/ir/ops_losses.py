@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from moedsl.frozen import frozen
 from moedsl.ir.graph import TensorType
 from moedsl.ir.ops_base import Op, Type
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Listing(Op):
     """Routings of one loss as one list: of each input all, some (`picks`), or, where it is a single one, itself."""
 
@@ -37,7 +36,7 @@ def _some(index: int, indices: tuple[int, ...]) -> str:
     return f"[{{{index}}}[i] for i in {indices}]"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class LossTerm(Op):
     """A loss over `routing: list[Routing]`, the decisions of one mixture from bottom to top, coefficient applied.
 
@@ -65,7 +64,7 @@ class LossTerm(Op):
         return ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Balance(LossTerm):
     """See constructs/losses.py. `num_experts` None where places differ in it; `groups`: places of each layer."""
 
@@ -80,7 +79,7 @@ class Balance(LossTerm):
         return ("first" if self.count == "first" else "choices", "probability")
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ZLoss(LossTerm):
     """The mean of squared log-sum-exps of the logits."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of, number, rate_code
 from moedsl.ir.shapes import broadcast
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Pointwise(Op):
     """A named function of torch, elementwise: silu, gelu, relu, sigmoid, tanh, softplus, sqrt, ..."""
 
@@ -25,7 +26,7 @@ class Pointwise(Op):
         return ("F",) if self.function.startswith("F.") else ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Combination(Op):
     """a + b, a - b, a * b, a / b of tensors, or of a tensor and a number (`number` set: the right side)."""
 
@@ -46,7 +47,7 @@ class Combination(Op):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Scale(Op):
     """Times a number that the spec gives."""
 
@@ -58,7 +59,7 @@ class Scale(Op):
         return number(self.factor) + " * {0}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Clip(Op):
     """Kept within the limit on both sides, or only from above."""
 
@@ -71,7 +72,7 @@ class Clip(Op):
         return f"{{0}}.clamp(max={limit})" if self.above_only else f"{{0}}.clamp(-{limit}, {limit})"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class SoftCap(Op):
     """limit * tanh(x / limit)."""
 
@@ -84,14 +85,14 @@ class SoftCap(Op):
         return f"{limit} * ({{0}} / {limit}).tanh()"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Zeros(Op):
     code: ClassVar[str] = "torch.zeros_like({0})"
     imports: ClassVar[tuple[str, ...]] = ("torch",)
     carries: ClassVar[tuple[int, ...] | None] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Cast(Op):
     """To float32 or wider, or back to the precision of the second input."""
 
@@ -113,7 +114,7 @@ class Cast(Op):
         return (replace(dims_of(inputs[0]), dtype=self.dtype),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Softmax(Op):
     """Along the last axis. `over` is that axis, for checks: over one entry the result is the constant 1."""
 
@@ -131,7 +132,7 @@ class Softmax(Op):
         return self.over
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Normalize(Op):
     """Divided by the sum along the last axis, plus `eps`."""
 
@@ -149,7 +150,7 @@ class Normalize(Op):
         return None if self.eps else self.over
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Dropout(Op):
     """Acts in training; else where `eval_rate` says so."""
 
@@ -165,7 +166,7 @@ class Dropout(Op):
         return f"F.dropout({{0}}, {rate_code(self.rate, self.eval_rate)})"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Chunk(Op):
     """Cut along the last axis into equal parts."""
 

@@ -7,17 +7,18 @@ RecordType("Dispatch") is the order of routed rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of
 
 DISPATCH = RecordType("Dispatch")
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class TopK(Op):
     """[N, E] -> the indices of the `kept` largest, best first, ties to the lower index: [N, K] int."""
 
@@ -37,7 +38,7 @@ class TopK(Op):
         return (TensorType((*dims_of(inputs[0]).dims[:-1], self.kept), "int"),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Gather(Op):
     """What was kept of [N, E], by indices [N, K]."""
 
@@ -48,7 +49,7 @@ class Gather(Op):
         return (replace(dims_of(inputs[1]), dtype=dims_of(inputs[0]).dtype),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Statistic(Op):
     """What a loss reads of a routing, summed over the real rows of each sequence, [S, E] or [S].
 
@@ -90,7 +91,7 @@ class Statistic(Op):
         return (RecordType("Tensor"),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Routed(Op):
     """A routing put together from its parts: expert_NK, weight_NK, logits_NE, then statistics in the record's order."""
 
@@ -103,7 +104,7 @@ class Routed(Op):
         return (RecordType("Routing", (self.kept, self.choices)),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Route(Op):
     """Scoring, choice, weights and statistics in one step: (logits_NE[, real_N[, num_sequences]]) -> Routing.
 
@@ -155,7 +156,7 @@ class Route(Op):
         return (RecordType("Routing", (self.kept, self.choices)),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Dispatch(Op):
     """expert_NK -> the order in which routed rows stand, sorted by expert."""
 
@@ -171,7 +172,7 @@ class Dispatch(Op):
         return (DISPATCH,)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class GatherRows(Op):
     """(x_ND, rows) -> a copy of each row for each expert that it goes to, x_RD."""
 
@@ -190,7 +191,7 @@ class GatherRows(Op):
         return (TensorType((self.routed, *x.dims[1:]), x.dtype),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Combine(Op):
     """(y_RD, weight_NK, rows) -> the weighted sum of each row's experts, y_ND."""
 
@@ -208,7 +209,7 @@ class Combine(Op):
         return (TensorType((weight.dims[0], *y.dims[1:]), y.dtype),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RowWeights(Op):
     """(weight_NK, rows) -> the weight of each routed row, [R, 1]."""
 
@@ -227,7 +228,7 @@ class RowWeights(Op):
 # --- banks of several kinds -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class KindRows(Op):
     """expert_NK -> choices of one kind counted from 0; those of other kinds go to its first, with no weight."""
 
@@ -242,7 +243,7 @@ class KindRows(Op):
         return f"({{0}}{shift}).where(({{0}} >= {self.first}) & ({{0}} <= {last}), 0)"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class KindWeights(Op):
     """(weight_NK, expert_NK) -> the weights of choices of one kind; zero for the others."""
 
@@ -256,7 +257,7 @@ class KindWeights(Op):
         return f"{{0}}.where(({{1}} >= {self.first}) & ({{1}} <= {last}), 0)"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class WeightSum(Op):
     """weight_NK -> the total weight of each row, [N, 1]."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, TensorType
 from moedsl.ir.ops_attention import AttentionMask
 from moedsl.ir.ops_base import Op, Type, dims_of, number, rate_code
@@ -13,7 +13,7 @@ from moedsl.ir.shapes import agree
 SEEN = Dim("S")
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Remember(Op):
     """(x [B, T, G, C], cache) -> with what the cache holds of earlier tokens, [B, S, G, C]."""
 
@@ -29,7 +29,7 @@ class Remember(Op):
         return _channels(inputs[0])
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class _Looking(Op):
     """Looks at other rows through its second input; what a mask hides has no weight in the end."""
 
@@ -45,7 +45,7 @@ class _Looking(Op):
         return "" if self.mask.causal else "mask = causal"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Dot(_Looking):
     """(q [B, T, H, C], k [B, S, G, C]) -> scaled products, [B, H, T, S]."""
 
@@ -65,7 +65,7 @@ class Dot(_Looking):
         return 2 * _channels(inputs[0])
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Mix(_Looking):
     """(score [B, H, T, S], v [B, S, G, C], mask) -> softmax(score) v, [B, T, H, C]."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class SplitHeads(Op):
     """[.., HC] -> [.., H, C], by the axes that the flat one is made of."""
 
@@ -24,7 +24,7 @@ class SplitHeads(Op):
         return (TensorType((*x.dims[:-1], *self.parts), x.dtype),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class MergeHeads(Op):
     """[.., H, C] -> [.., HC]."""
 
@@ -36,7 +36,7 @@ class MergeHeads(Op):
         return (TensorType((*x.dims[:-2], self.flat), x.dtype),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Rows(Op):
     """The stream as rows: [B, T, D] -> [N, D]."""
 
@@ -48,7 +48,7 @@ class Rows(Op):
         return (TensorType((self.rows, *x.dims[2:]), x.dtype),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Unrows(Op):
     """Rows as the stream they were: [N, D] -> [B, T, D], shaped like the second input."""
 
@@ -60,7 +60,7 @@ class Unrows(Op):
         return (TensorType((*like.dims[:-1], y.dims[-1]), y.dtype),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Field(Op):
     """`routing.expert_NK`: a tensor of a record. Gradients flow through the floating ones."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, Parameter, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of
 from moedsl.ir.shapes import agree, rows_in
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Linear(Op):
     """y = x W^T (+ b). In a bank (`bank` > 0) inputs are (rows, Dispatch) and W is [bank, out, in].
 
@@ -66,7 +66,7 @@ class Linear(Op):
         return rows_in(inputs[0]) * 2 * (self.out.size or 0) * (self.inner.size or 0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Norm(Op):
     """Root-mean-square or layer norm over the last axis. In a bank (`bank` > 0) inputs are (rows, Dispatch) and weights
     are [bank, D]."""
@@ -122,7 +122,7 @@ class Norm(Op):
         return f"nn.LayerNorm({n}, eps={self.eps!r}{affine}{bias})"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Embedding(Op):
     """Row look-up, [..] int -> [.., D]."""
 
@@ -141,7 +141,7 @@ class Embedding(Op):
         return (TensorType((*dims_of(inputs[0]).dims, self.width)),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class TiedLinear(Op):
     """y = x W^T with the weight of another place (`head = tied(embed)`); owns nothing. `of` is that place's module path
     relative to the same unit; `transposed` where the other is a linear map from `out` to `inner`."""
@@ -165,7 +165,7 @@ class TiedLinear(Op):
         return rows_in(inputs[0]) * 2 * (self.out.size or 0) * (self.inner.size or 0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class LearnedScale(Op):
     """Times a learned factor: one for all (`over` None), one for each channel, or (`per_choice`) for each chosen expert,
     whose index is the second input. In a bank (`bank` > 0) inputs are (rows, Dispatch) and weights are [bank, D or 1]."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moedsl.frozen import frozen
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
 from moedsl.ir.shapes import spell
@@ -19,7 +19,7 @@ ORDER = ("choices", "first", "probability", "z")
 ROWS = Dim("N")
 
 
-@dataclass(frozen=True)
+@frozen
 class Wanted:
     """What losses read of a routing; the same for every router of a model, since they share one record type."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from moedsl.constructs.declare import Construct
+from moedsl.frozen import frozen
 from moedsl.model import (
     checkpoints,
     defaults,
@@ -67,7 +68,7 @@ def model(run: Run, entry: Entry, edits: tuple[Layer, ...], file: Frame) -> term
 # --- the definition ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen
 class ModelLayer:
     """A body of the model or an edit of it; `parameters` come before it, with what was passed for them."""
 

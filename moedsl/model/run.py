@@ -11,6 +11,7 @@ from typing import Any
 from moedsl.constructs.declare import Construct, Expression, Setting
 from moedsl.constructs.registry import constructs
 from moedsl.diagnostics.model import Sink
+from moedsl.frozen import frozen
 from moedsl.model import limits, problems, terms
 from moedsl.model.scope import NOWHERE, At, Entry, Env, Frame, Layer, Numbering, Plan
 from moedsl.source import Span
@@ -158,7 +159,7 @@ class Run:
         return cls.kind if cls is not None else recipe.construct
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Step:
     """Entered without a call of its own: it is passed tens of thousands of times."""
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from moedsl.constructs.declare import Construct, Number, Setting
+from moedsl.frozen import frozen
 from moedsl.source import Span
 from moedsl.syntax import ast
 
@@ -19,7 +20,7 @@ NOWHERE = Span(0, 0)
 TENSORS = frozenset({"tensor", "let", "input"})
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Layer:
     """Statements about one body, and where they were written: the body itself, or one edit of it."""
 
@@ -28,7 +29,7 @@ class Layer:
     edit: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Numbering:
     """One flow, whose blocks are numbered from 0. `plans`: the by_layer plans it met, with their lengths."""
 
@@ -40,7 +41,7 @@ class Numbering:
         return self is other
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Plan:
     """What `by_layer` holds: one expression a layer. Equal layers hold the same object."""
 
@@ -48,7 +49,7 @@ class Plan:
     env: Env
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class At:
     """What depends on where one is and not on where the text stands: the block's position, the bank's size.
 

@@ -5,14 +5,13 @@ A term denotes a number, word, text, list, recipe (a map from tensors to tensors
 place) or tensor. `type_of(term)` says which.
 """
 
-# ruff: noqa: RUF009 (the default of `span` is a field, made in one place)
-
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Literal
 
+from moedsl.frozen import frozen
 from moedsl.source import Span
 
 _NOWHERE = Span(0, 0)
@@ -22,13 +21,13 @@ def _span() -> Span:
     return field(default=_NOWHERE, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
+@frozen
 class Number:
     value: int | float
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Word:
     """A word of a setting's own type: `causal`, `mean`, `none`, `true`."""
 
@@ -36,13 +35,13 @@ class Word:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Text:
     value: str
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Items:
     """`[a, b]` or `[full = a, skip = b]`: (label or None, term) pairs."""
 
@@ -50,7 +49,7 @@ class Items:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Tensor:
     """A named tensor of the body one is in: `x`, `score`, a `let`, a bound parameter of a block."""
 
@@ -58,7 +57,7 @@ class Tensor:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Let:
     """`let name = value` in a block, an attention, a model."""
 
@@ -67,7 +66,7 @@ class Let:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Assign:
     """`name = value` in a block's body; `x += f(x)` arrives as Assign("x", Arithmetic("+", Tensor("x"), ...))."""
 
@@ -76,7 +75,7 @@ class Assign:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Recipe:
     """A construct with every setting filled in (defaults too), in the construct's declared order.
 
@@ -116,7 +115,7 @@ class Recipe:
         return dict(self.origins).get(name, self.span)
 
 
-@dataclass(frozen=True)
+@frozen
 class Flow:
     """`a -> b`: recipes composed."""
 
@@ -124,7 +123,7 @@ class Flow:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Copies:
     """`n * recipe`: n copies with weights of their own; in sequence in a flow, side by side in a bank.
 
@@ -137,7 +136,7 @@ class Copies:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Apply:
     """`recipe(tensor, second_stream, name = tensor)` or `tensor -> recipe`."""
 
@@ -147,7 +146,7 @@ class Apply:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Arithmetic:
     """`a + b`, `a - b`, `a * b`, `a / b` of recipes (same input to both), tensors, or a tensor beside a recipe."""
 
@@ -157,7 +156,7 @@ class Arithmetic:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Phase:
     """`phase(train = a, eval = b, decode = c)` where the three differ."""
 
@@ -195,7 +194,7 @@ def type_of(term: Term) -> str:
 # --- a resolved spec ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen
 class Input:
     """`input tokens = ids(vocab)`."""
 
@@ -204,14 +203,14 @@ class Input:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Output:
     name: str
     value: Term
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class PathPattern:
     """`layer[i].gqa.[q, k]` spelled out to one path: parts are names or ("index", int | variable)."""
 
@@ -219,7 +218,7 @@ class PathPattern:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class CheckpointEntry:
     """`paths = "file name" -> steps`: several paths where the file tensor is split among them."""
 
@@ -229,7 +228,7 @@ class CheckpointEntry:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Checkpoint:
     """`checkpoint hub = huggingface(names = file, ignore = [...]) { entries }`. `settings` are the source recipe's."""
 
@@ -239,7 +238,7 @@ class Checkpoint:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Stage:
     """A training phase, in order; `settings` as written."""
 
@@ -248,7 +247,7 @@ class Stage:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Model:
     """A whole resolved spec."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from moedsl.constructs.declare import (
     Bank,
@@ -15,6 +15,7 @@ from moedsl.constructs.declare import (
     Setting,
     Words,
 )
+from moedsl.frozen import frozen
 from moedsl.model import banks, calls, evaluate, flows, foresee, misfits, terms
 from moedsl.model.algebra import PROJECTION, begins_with_tensor
 from moedsl.model.defaults import parsed, words
@@ -27,7 +28,7 @@ Some = terms.Term | None
 Edits = tuple[Layer, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Slot:
     """One setting of one construct, as messages speak of it."""
 

@@ -11,9 +11,10 @@ kernel computes it the cheaper way. A router of another form keeps its steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, Node, Unit, Value
 from moedsl.ir.ops import (
     Cast,
@@ -69,7 +70,7 @@ def _named(route: Route, names: dict[str, Route]) -> Route:
     return route
 
 
-@dataclass(frozen=True)
+@frozen
 class Steps:
     """The steps of one router, by the value that each makes."""
 

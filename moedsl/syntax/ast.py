@@ -1,11 +1,10 @@
 """The syntax tree: what was written, nothing decided. Every node has a span; spans never take part in equality."""
 
-# ruff: noqa: RUF009 (the default of `span` is a field, made in one place)
-
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from moedsl.frozen import frozen
 from moedsl.source import Span
 
 _NOWHERE = Span(0, 0)
@@ -18,7 +17,7 @@ def _span() -> Span:
 # --- expressions -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen
 class Number:
     """`8`, `12.5%` (value 0.125, percent True), `1e-2`. `text` keeps the author's spelling."""
 
@@ -28,13 +27,13 @@ class Number:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class String:
     value: str
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Path:
     """A name, or a way to a place: parts are names, or `Index`, or `Group` (`gqa.[q, k]`). `Path(("x",))` is a name."""
 
@@ -47,7 +46,7 @@ class Path:
         return self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], str) else None
 
 
-@dataclass(frozen=True)
+@frozen
 class Index:
     """`[3]` or `[i]` after a name."""
 
@@ -55,7 +54,7 @@ class Index:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Group:
     """`.[q, k, v]`: several names in one place of a path; pairs with a list on the other side."""
 
@@ -63,7 +62,7 @@ class Group:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Argument:
     """One of a call's; `name` is None where positional."""
 
@@ -72,7 +71,7 @@ class Argument:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Call:
     """`callee(arguments)`; callee is any expression (`geglu(2112)(x)`)."""
 
@@ -81,7 +80,7 @@ class Call:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Member:
     """A way on from what an expression gives: `weights("folder").ffn`; parts as in `Path`."""
 
@@ -90,7 +89,7 @@ class Member:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Configured:
     """`recipe { settings }`: a recipe written inline with a body."""
 
@@ -99,7 +98,7 @@ class Configured:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class With:
     """`recipe with { edits }`."""
 
@@ -108,14 +107,14 @@ class With:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Item:
     name: str | None
     value: Expr
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class List:
     """`[a, b]` or `[full = a, skip = b]`."""
 
@@ -123,7 +122,7 @@ class List:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Unary:
     """`-a`."""
 
@@ -131,7 +130,7 @@ class Unary:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Binary:
     """`+ - * /`."""
 
@@ -142,7 +141,7 @@ class Binary:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Flow:
     """`a -> b -> c`, left to right, at least two stages."""
 
@@ -157,20 +156,20 @@ Expr = Number | String | Path | Call | Member | Configured | With | List | Unary
 # --- statements --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen
 class Name:
     text: str
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Parameter:
     name: str
     default: Expr | None = None
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Import:
     """`import a, b from "file.moe"`."""
 
@@ -179,7 +178,7 @@ class Import:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Declaration:
     """`kind a, b (params) [on base] [= value] [{ body }]`. `let`, `input`, `output`, `tied` are kinds like any other.
 
@@ -196,7 +195,7 @@ class Declaration:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class Assign:
     """`a, b.c op value` with op one of `=`, `+=`, `->=`."""
 
@@ -207,7 +206,7 @@ class Assign:
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class EditBody:
     """`path { ... }` inside `with`: change in place."""
 
@@ -219,13 +218,13 @@ class EditBody:
 Statement = Import | Declaration | Assign | EditBody
 
 
-@dataclass(frozen=True)
+@frozen
 class Body:
     statements: tuple[Statement, ...]
     span: Span = _span()
 
 
-@dataclass(frozen=True)
+@frozen
 class File:
     """A whole text: healthy statements only; what could not be read is in the diagnostics."""
 

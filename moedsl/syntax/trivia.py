@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 
 from moedsl.diagnostics.model import Sink
+from moedsl.frozen import frozen
 from moedsl.source import Source, Span
 from moedsl.syntax.lexer import scan
 from moedsl.syntax.parser import pattern
 
 
-@dataclass(frozen=True)
+@frozen
 class Comment:
     """`text` with its `#`; `alone` where nothing stands before it on its line."""
 
@@ -21,7 +22,7 @@ class Comment:
     span: Span
 
 
-@dataclass(frozen=True)
+@frozen
 class Trivia:
     """Both in the order of the text. An empty line is known by the offset at which it starts."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from moedsl.frozen import frozen
 
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 20, 14, 34
@@ -14,7 +15,7 @@ PIXELS_BETWEEN_LABELS = 15
 Scale = Callable[[float], float]
 
 
-@dataclass(frozen=True)
+@frozen
 class Series:
     """What a chart is asked to draw: y over x, `tone` names its colour, `dots` marks each point."""
 
@@ -26,20 +27,20 @@ class Series:
     dots: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Tick:
     at: float
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Dot:
     x: float
     y: float
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Line:
     name: str
     tone: str
@@ -48,7 +49,7 @@ class Line:
     dots: tuple[Dot, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Label:
     """A line's name beside its end."""
 
@@ -57,7 +58,7 @@ class Label:
     y: float
 
 
-@dataclass(frozen=True)
+@frozen
 class LineChart:
     title: str
     x_title: str
@@ -73,7 +74,7 @@ class LineChart:
     y_ticks: tuple[Tick, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Cell:
     x: float
     y: float
@@ -83,7 +84,7 @@ class Cell:
     hint: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Grid:
     """A heat map: cells of one size, and the names of its rows and columns."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from moedsl.diagnostics.model import Sink
+from moedsl.frozen import frozen
 from moedsl.model import terms
 from moedsl.pipeline import Result
 from moedsl.source import Source
@@ -20,7 +20,7 @@ class Unfit(Exception):
     """A spec that cannot be tried; the message says why and what to change."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Contestant:
     """A compiled model: its package in memory, and what the compiler knows of it."""
 

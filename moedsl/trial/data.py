@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from moedsl.frozen import frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,7 +13,7 @@ VOCABULARY = 256
 HELD_OUT = 8  # every eighth text is kept from training
 
 
-@dataclass(frozen=True)
+@frozen
 class Corpus:
     """Bytes as int64 tokens. `held_out` is made of whole texts that training never sees."""
 

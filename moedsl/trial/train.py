@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moedsl.frozen import frozen
 from moedsl.trial.contestants import Contestant
 from moedsl.trial.data import Batches, Corpus
 from moedsl.trial.record import ContestantRecord, TrialRecord
@@ -24,7 +24,7 @@ WEIGHT_DECAY = 0.1
 CLIP = 1.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Budget:
     """How long to train: a number of steps, or of seconds (then the schedule follows the clock)."""
 
@@ -39,7 +39,7 @@ class Budget:
         return min(1.0, seconds / self.seconds)
 
 
-@dataclass(frozen=True)
+@frozen
 class Progress:
     """Where a run stands; `bits` are each contestant's latest losses."""
 

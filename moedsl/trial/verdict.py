@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from moedsl.frozen import frozen
 from moedsl.trial.record import ContestantRecord
 
 Z95 = 1.96
 
 
-@dataclass(frozen=True)
+@frozen
 class Difference:
     """Mean of paired differences, with the half-width of its 95 % interval."""
 

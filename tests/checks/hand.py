@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, Graph, Node, TensorType, Unit, Value
 from moedsl.ir.ops import Call, Combination, Embedding, Linear, Norm, Op, Pointwise, Stack
 from moedsl.source import Span
@@ -16,7 +17,7 @@ from moedsl.source import Span
 B, T = Dim("B"), Dim("T")
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Attend(Op):
     """Softmax(q k^T) v; `sees` says whether it is masked."""
 
@@ -31,7 +32,7 @@ class Attend(Op):
         return (k.dims[-1].size or 0) + (v.dims[-1].size or 0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Select(Op):
     """Scores to (scores of the picks, which ones)."""
 
@@ -49,12 +50,12 @@ class Select(Op):
         return TensorType((*lead, self.picks)), TensorType((*lead, self.picks), "int")
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Softmax(Op):
     normalizes: Dim
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Send(Op):
     """Rows to the experts that they picked: (x, picks) -> k rows for each row of x."""
 
@@ -64,7 +65,7 @@ class Send(Op):
         return (TensorType((Dim("R"), inputs[0].dims[-1])),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Combine(Op):
     """Rows of experts, weighted and added up where they came from: (y, weights, picks)."""
 
@@ -74,7 +75,7 @@ class Combine(Op):
         return (TensorType((B, T, inputs[0].dims[-1])),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Pool(Op):
     """The mean over a sequence, at every row of it."""
 
@@ -82,12 +83,12 @@ class Pool(Op):
     lookahead: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Detach(Op):
     carries: tuple[int, ...] = ()  # type: ignore[misc]
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Balance(Op):
     coefficient: float = 0.01
 
@@ -124,7 +125,7 @@ def stream(width: Dim, name: str = "x") -> Value:
     return Value(name, TensorType((B, T, width)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Sizes:
     vocab: int = 256
     width: int = 64
