@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gpu bench golden clean
+.PHONY: help setup demo test gpu bench golden grammar clean
 
 help:
 	@echo "make demo    compile Mixtral 8x7B, then train a small variant beside a dense model (about 4 minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench   timings of the compiler and of printed code on this machine"
 	@echo "make gpu     print packages, then check and measure them on this machine's GPU"
 	@echo "make golden  rewrite tests/golden from what the compiler prints now"
+	@echo "make grammar make the parser's tables anew, after an edit of grammar/moe.lark"
 	@echo "make clean   remove what the other targets made"
 
 setup: $(STAMP)
@@ -55,6 +56,9 @@ bench: $(STAMP)
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest -q --update-golden -m "not slow and not gpu"
+
+grammar: $(STAMP)
+	$(BIN)/python -m moedsl.syntax.tables grammar/moe.tables.json
 
 clean:
 	rm -rf build demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

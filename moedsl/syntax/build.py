@@ -1,4 +1,4 @@
-"""From reductions of the grammar to nodes of the tree: one method per rule of grammar/moe.lark, called by Lark."""
+"""From reductions of the grammar to nodes of the tree: one method per rule of grammar/moe.lark."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def statements_of(chain: _Chain | None) -> tuple[ast.Statement, ...]:
 
 
 class Build:
-    """Lark's callbacks, by rule name."""
+    """What each rule gives, by its name or alias."""
 
     def start(self, children: list[Any]) -> tuple[ast.Statement, ...]:
         return statements_of(children[0])

@@ -3,22 +3,15 @@ statements that are healthy: after a mistake the parser goes back to where the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moedsl.collector import paused
 from moedsl.diagnostics.model import Diagnostic, Sink
-from moedsl.resources import read_text
 from moedsl.source import Source, Span
 from moedsl.syntax import ast
+from moedsl.syntax.lalr import END, Mark, Parser, pattern
 from moedsl.syntax.layout import lay_out
-from moedsl.syntax.lexer import BAD, MAX_COMPLAINTS, Lexeme, scan, scanner
-
-if TYPE_CHECKING:
-    import re
-
-    from lark import Lark
+from moedsl.syntax.lexer import BAD, MAX_COMPLAINTS, Lexeme, scan
 
 _WORDS = {"on": "_ON", "with": "_WITH", "from": "FROM"}
 
@@ -32,7 +25,7 @@ def parse(source: Source, sink: Sink) -> ast.File:
     from moedsl.syntax.readings import check_readings
 
     lexemes, doc = lay_out(source, scan(source, pattern(), sink), sink)
-    statements = _read(_State("start"), lexemes, source, sink)
+    statements = _read(Parser("start"), lexemes, source, sink)
     file = ast.File(statements or (), doc, Span(0, len(source.text), source.path))
     check_readings(file.statements, source, sink)
     return file
@@ -46,105 +39,49 @@ def parse_expression(text: str, file_name: str, sink: Sink) -> ast.Expr | None:
     lexemes, _ = lay_out(source, scan(source, pattern(), sink), sink)
     while lexemes and lexemes[-1].type == "_NL":
         lexemes.pop()
-    expression = _read(_State("expression"), lexemes, source, sink)
+    expression = _read(Parser("expression"), lexemes, source, sink)
     if expression is not None:
         check_expression(expression, source, sink)
     return expression
 
 
-# --- the grammar -------------------------------------------------------------------------------
-
-
-@cache
-def _grammar() -> Lark:
-    from lark import Lark
-
-    from moedsl.syntax.build import Build
-
-    text = read_text("grammar", "moe.lark")
-    starts = ["start", "expression"]
-    return Lark(text, parser="lalr", lexer="basic", start=starts, transformer=Build())
-
-
-@cache
-def pattern() -> re.Pattern[str]:
-    """What the lexer looks for: the terminals of the grammar, and slips."""
-    terminals = _grammar().terminals
-    return scanner({each.name: each.pattern.to_regexp() for each in terminals if each.pattern})
-
-
-class _State:
-    """Lark's parser, one lexeme at a time, that can go back."""
-
-    def __init__(self, start: str) -> None:
-        self.start = start
-        self._interactive = _grammar().parse_interactive("", start=start)
-        self._state = self._interactive.parser_state
-
-    def feed(self, lexeme: Lexeme) -> Any:
-        return self._state.feed_token(lexeme, lexeme.type == "$END")  # type: ignore[arg-type]
-
-    def takes(self, kind: str) -> bool:
-        """Whether such a lexeme may come next, as far as the table of this state tells."""
-        return kind in self._state.parse_conf.states[self._state.position]
-
-    def accepts(self) -> set[str]:
-        """All that may come next, tried one by one."""
-        return self._interactive.accepts()
-
-    def mark(self) -> tuple[list[Any], list[Any]]:
-        return self._state.state_stack[:], self._state.value_stack[:]
-
-    def return_to(self, mark: tuple[list[Any], list[Any]]) -> None:
-        # The same lists stay in use: Lark keeps references to them.
-        self._state.state_stack[:], self._state.value_stack[:] = mark
-
-
 # --- reading -----------------------------------------------------------------------------------
 
 
-@dataclass
 class _Reading:
-    """`marks`: per open body, where its present statement began: a state to return to, and an index. `near`: the same
+    """`marks`: per open body, where its present statement began: a place to return to, and an index. `near`: the same
     for the last brace or line end, from where nothing has gone wrong. `skipped`: line ends that were read over."""
 
-    state: _State
-    lexemes: list[Lexeme]
-    source: Source
-    sink: Sink
-    at: int = 0
-    marks: list[tuple[Any, int]] = field(default_factory=list)
-    near: tuple[Any, int] = (None, 0)
-    skipped: set[int] = field(default_factory=set)
+    def __init__(self, parser: Parser, lexemes: list[Lexeme], source: Source, sink: Sink) -> None:
+        self.parser, self.lexemes, self.source, self.sink = parser, lexemes, source, sink
+        self.at = 0
+        self.near: tuple[Mark, int] = (parser.mark(), 0)
+        self.marks = [self.near]
+        self.skipped: set[int] = set()
 
 
-def _read(state: _State, lexemes: list[Lexeme], source: Source, sink: Sink) -> Any:
-    from lark.exceptions import UnexpectedToken
-
-    start = (state.mark(), 0)
-    reading = _Reading(state, lexemes, source, sink, marks=[start], near=start)
+def _read(parser: Parser, lexemes: list[Lexeme], source: Source, sink: Sink) -> Any:
+    reading = _Reading(parser, lexemes, source, sink)
     while reading.at < len(lexemes) and len(sink.found) < MAX_COMPLAINTS:
-        lexeme = _worded(state, lexemes, reading.at)
-        try:
-            state.feed(lexeme)
-        except UnexpectedToken:
-            _recover(reading)
-        else:
+        lexeme = _worded(parser, lexemes, reading.at)
+        if parser.feed(lexeme):
             _advance(reading, lexeme.type)
+        else:
+            _recover(reading)
     return _finish(reading)
 
 
-def _worded(state: _State, lexemes: list[Lexeme], at: int) -> Lexeme:
+def _worded(parser: Parser, lexemes: list[Lexeme], at: int) -> Lexeme:
     """`on`, `with` and `from` are words only where no name can stand, `import` only where a statement starts with it
     and a name follows."""
     lexeme = lexemes[at]
     if lexeme.type != "NAME":
         return lexeme
-    if lexeme.text == "import" and state.takes("IMPORT"):
+    if lexeme.text == "import" and parser.takes("IMPORT"):
         follows = lexemes[at + 1].type if at + 1 < len(lexemes) else ""
         return lexeme._replace(type="IMPORT") if follows in ("NAME", "STRING") else lexeme
     word = _WORDS.get(lexeme.text)
-    if word and not state.takes("NAME") and state.takes(word):
+    if word and not parser.takes("NAME") and parser.takes(word):
         return lexeme._replace(type=word)
     return lexeme
 
@@ -153,7 +90,7 @@ def _advance(reading: _Reading, kind: str) -> None:
     reading.at += 1
     if kind not in ("_NL", "LBRACE", "RBRACE"):
         return
-    reading.near = (reading.state.mark(), reading.at)
+    reading.near = (reading.parser.mark(), reading.at)
     if kind == "_NL":
         reading.marks[-1] = reading.near
     elif kind == "LBRACE":
@@ -178,20 +115,20 @@ def _recover(reading: _Reading) -> None:
     if _is_second_statement(reading, expected):
         _split(reading)
         return
-    reading.state.return_to(mark)
+    reading.parser.return_to(mark)
     if bad.type != BAD:
         reading.sink.add(_explain(reading, began, expected))
     reading.at = _end_of_statement(reading.lexemes, reading.at)
-    reading.marks[-1] = reading.near = (reading.state.mark(), reading.at)
+    reading.marks[-1] = reading.near = (reading.parser.mark(), reading.at)
 
 
 def _expected(reading: _Reading) -> set[str]:
-    """What could have stood there. Lark has reduced for the bad lexeme already, so a part is read again."""
+    """What could have stood there. All before the bad lexeme is put together already, so a part is read again."""
     mark, since = reading.near
-    reading.state.return_to(mark)
+    reading.parser.return_to(mark)
     for at in sorted(set(range(since, reading.at)) - reading.skipped):
-        reading.state.feed(_worded(reading.state, reading.lexemes, at))
-    return reading.state.accepts()
+        reading.parser.feed(_worded(reading.parser, reading.lexemes, at))
+    return reading.parser.accepts()
 
 
 def _explain(reading: _Reading, began: int, expected: set[str]) -> Diagnostic:
@@ -213,8 +150,8 @@ def _split(reading: _Reading) -> None:
 
     bad = reading.lexemes[reading.at]
     reading.sink.add(two_statements(reading.lexemes, reading.at))
-    reading.state.feed(Lexeme("_NL", "", bad.span))
-    reading.marks[-1] = reading.near = (reading.state.mark(), reading.at)
+    reading.parser.feed(Lexeme("_NL", "", bad.span))
+    reading.marks[-1] = reading.near = (reading.parser.mark(), reading.at)
 
 
 def _end_of_statement(lexemes: list[Lexeme], at: int) -> int:
@@ -233,24 +170,22 @@ def _end_of_statement(lexemes: list[Lexeme], at: int) -> int:
 
 
 def _finish(reading: _Reading) -> Any:
-    from lark.exceptions import UnexpectedToken
-
     end = len(reading.source.text)
-    last = Lexeme("$END", "", Span(end, end, reading.source.path))
+    last = Lexeme(END, "", Span(end, end, reading.source.path))
     if len(reading.marks) > 1:
-        reading.state.return_to(reading.marks[0][0])
-    try:
-        return reading.state.feed(last)
-    except UnexpectedToken:
-        return _unfinished(reading, last)
+        reading.parser.return_to(reading.marks[0][0])
+    if reading.parser.feed(last):
+        return reading.parser.result
+    return _unfinished(reading, last)
 
 
 def _unfinished(reading: _Reading, last: Lexeme) -> Any:
     """The end comes too early. Only an expression by itself can end so: each statement has its terminator."""
     mark, began = reading.marks[0]
-    if reading.state.start == "start":
-        reading.state.return_to(mark)
-        return reading.state.feed(last)
+    if reading.parser.start == "start":
+        reading.parser.return_to(mark)
+        reading.parser.feed(last)
+        return reading.parser.result
     if not reading.sink.has_errors:
         reading.lexemes.append(last)
         reading.at = len(reading.lexemes) - 1

@@ -150,10 +150,15 @@ def test_watch_compiles_again(tmp_path):
     assert runs == ["one", "two and more"] and time.monotonic() - started < 10
 
 
-def test_help_imports_nothing_heavy():
+HEAVY = ("torch", "rich", "lark", "jinja2", "networkx")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check", MIXTRAL]])
+def test_nothing_heavy_is_imported_before_it_is_needed(arguments):
     code = (
-        "import sys, moedsl.cli.app as a; a.app(['--help'], standalone_mode=False); "
-        "print({m for m in ('torch', 'rich', 'lark', 'jinja2', 'networkx') if m in sys.modules})"
+        "import atexit, sys, moedsl.cli.app\n"
+        f"atexit.register(lambda: print({{m for m in {HEAVY} if m in sys.modules}}))\n"
+        f"moedsl.cli.app.app({arguments})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("set()")
