@@ -15,3 +15,7 @@ def read_text(kind: str, name: str) -> str:
         if file.is_file():
             return file.read_text(encoding="utf-8")
     raise FileNotFoundError(f"{kind}/{name} is missing from this installation of moedsl")
+
+
+def exists(kind: str, name: str) -> bool:
+    return any((folder / kind / name).is_file() for folder in _FOLDERS)

@@ -9,11 +9,12 @@ import moedsl
 from moedsl.backend.card import CardView, numbers, plan_card
 from moedsl.backend.header import header
 from moedsl.backend.imports import ImportSet
+from moedsl.backend.library import LibraryFile, plan_library, wants_of
 from moedsl.backend.naming import identifier, output_fields
 from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_classes, plan_class
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
-from moedsl.backend.plan_views import plan_routing, plan_runtime
+from moedsl.backend.plan_views import plan_routing, plan_runtime, wants
 from moedsl.backend.plan_words import docstring, legend, opening_comment
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
@@ -61,6 +62,7 @@ class Plan:
     card: CardView
     routing: RoutingView | None
     runtime: RuntimeView
+    library: tuple[LibraryFile, ...] = ()
 
 
 def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -> Plan:
@@ -78,11 +80,12 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
         plan_output(graph),
         (*classes, root),
     )
-    routing = plan_routing(graph, first_line, package)
+    library = plan_library(wants(graph), first_line, package)
+    routing = plan_routing(graph, first_line, package, frozenset(wants_of(library)))
     runtime = plan_runtime(graph, first_line)
     exports = plan_exports(first_line, about, graph, names, routing, runtime)
     card = plan_card(graph, about, source, settings, exports.names, names.classes)
-    return Plan(package, model, exports, card, routing, runtime)
+    return Plan(package, model, exports, card, routing, runtime, library)
 
 
 def summary(graph: Graph, source: Source) -> str:

@@ -18,7 +18,7 @@ from moedsl.backend.state_view import (
     StateView,
 )
 from moedsl.ir import ops
-from moedsl.ir.graph import Graph
+from moedsl.ir.graph import Graph, Node
 from moedsl.ir.ops_base import Op, dims_of
 
 
@@ -36,11 +36,18 @@ def every_op(graph: Graph) -> Iterator[Op]:
 # --- routing.py, experts.py, kernels.py, reference.py ----------------------------------------------
 
 
-def plan_routing(graph: Graph, header: str, package: str) -> RoutingView | None:
-    """None where nothing is routed, and nothing computed in float32."""
+def wants(graph: Graph) -> list[str]:
+    """What all operations import, each once, in order of use."""
+    return list(dict.fromkeys(name for op in every_op(graph) for name in op.imports))
+
+
+def plan_routing(
+    graph: Graph, header: str, package: str, library: frozenset[str] = frozenset()
+) -> RoutingView | None:
+    """None where nothing is routed, and nothing computed in float32. `library`: what its files import."""
     used = list(every_op(graph))
     routes = {op.name: route_view(op) for op in used if isinstance(op, ops.Route)}
-    asked = {name for op in used for name in op.imports}
+    asked = {*wants(graph), *library}
     if not any(isinstance(op, ops.Route | ops.Routed | ops.Dispatch) for op in used):
         wide = ".reference:wide" in asked
         return RoutingView(header=header, package=package, routed=False) if wide else None
@@ -54,7 +61,14 @@ def plan_routing(graph: Graph, header: str, package: str) -> RoutingView | None:
         expert_bias=any(isinstance(op, ops.Linear) and op.bank and op.bias for op in used),
         expert_scale=".experts:expert_scale" in asked,
         expert_affine=".experts:expert_affine" in asked,
+        loose=any(_is_loose(node) for unit in graph.units for node in unit.nodes),
+        bounded=any(isinstance(op, ops.Dispatch) and op.bounded for op in used),
     )
+
+
+def _is_loose(node: Node) -> bool:
+    """Does it put rows in order of which some are absent?"""
+    return isinstance(node.op, ops.Dispatch) and dims_of(node.inputs[0].type).dims[-1].loose
 
 
 def route_view(op: ops.Route) -> RouteView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from moedsl.backend.library import print_library
 from moedsl.backend.routing_view import render_routing_files
 from moedsl.backend.runtime_view import render_runtime_files
 from moedsl.resources import read_text
@@ -43,4 +44,5 @@ def render(plan: Plan) -> dict[str, str]:
         )
     }
     routing = render_routing_files(plan.routing, jinja) if plan.routing else {}
-    return {**own, **routing, **render_runtime_files(plan.runtime, jinja)}
+    library = {f"{file.name}.py": print_library(file) for file in plan.library}
+    return {**own, **routing, **library, **render_runtime_files(plan.runtime, jinja)}

@@ -69,6 +69,7 @@ class RoutingView:
     custom operators, so two packages can live in one process. `steps`: the statistics of routers
     that model.py writes out in steps, None where every router is one of `routes`. `expert_bias`
     asks for `grouped_linear_bias`; `expert_scale` and `expert_affine` for themselves (norms, scales).
+    `loose`: picks may be absent; `bounded`: a router limits the rows that experts get.
     Not `routed`: a dense model that computes something in float32, and needs `wide` alone.
     """
 
@@ -79,6 +80,8 @@ class RoutingView:
     expert_bias: bool = False
     expert_scale: bool = False
     expert_affine: bool = False
+    loose: bool = False
+    bounded: bool = False
     routed: bool = True
 
     @property

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.constructs.declare import Construct, Expression, RecipeOf
+from moedsl.constructs.registry import construct_of
 from moedsl.ir import routing
+from moedsl.model import terms
+from moedsl.model.terms import stages_of
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -40,6 +43,15 @@ class Router(Construct):
     weigh = Expression(
         "gate", sees=("x", "score", "gate", "choose"), doc="weights, over what was kept"
     )
+
+    @property
+    def bounds_rows(self) -> bool:
+        """Whether experts get at most a number of rows that is known before any is routed."""
+        return any(
+            getattr(construct_of(stage), "bounds_rows", False)
+            for stage in stages_of(self.select)
+            if isinstance(stage, terms.Recipe)
+        )
 
     def lower(self, build: Builder, x: Value, wanted: routing.Wanted | None = None) -> Value:
         return routing.lower_router(build, self, x, wanted)

@@ -83,7 +83,9 @@ CODES: dict[str, str] = {
     "E0406": "a decision among other choices",
     "E0407": "a loss that pools unequal mixtures",
     "E0408": "a weight per expert where none was chosen",
+    "E0409": "a selection that narrows and never picks",
     "E0410": "an output that sees what it should predict",
+    "E0411": "groups of choices that do not come out even",
     # --- losses and gradients
     "E0501": "a parameter that no gradient reaches",
     "E0502": "a loss that moves no parameter",

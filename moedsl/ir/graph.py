@@ -34,12 +34,15 @@ class Dim:
     """One axis. `letter` suffixes names in printed code; `size` is None where known only at run time (B, T, N, R).
 
     `split`: the axes that this flat one is made of (HC = H times C), so that heads can be opened where needed.
+    `loose`: an axis of picks of which some may be absent: those are numbered one past the last choice, weigh nothing,
+    and no expert serves them.
     `origin`: where the spec fixed the size; a shape error shows both origins.
     """
 
     letter: str
     size: int | None = None
     split: tuple[Dim, ...] = ()
+    loose: bool = False
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

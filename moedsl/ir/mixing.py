@@ -40,10 +40,11 @@ class Decision:
     weight: Value
     kept: Dim
     choices: int
+    rows: Value | None = None  # the most rows that experts get, where routers limit them
 
     @property
     def routed(self) -> Dim:
-        return Dim("R", None, (ROWS, self.kept))
+        return Dim("R", None, (ROWS, self.kept), loose=self.kept.loose)
 
 
 def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
@@ -107,6 +108,9 @@ def _decide(build: Builder, moe: Moe, x: Value, choices: Dim) -> Decision | None
         _field(build, routing, "weight_NK", kept, "float32"),
         kept,
         choices.size or 0,
+        build.op(ops.Field(field="rows", type=ops.ROW_COUNT), routing)
+        if build.wanted.bounded
+        else None,
     )
 
 
@@ -127,16 +131,14 @@ def _field(build: Builder, routing: Value, field: str, kept: Dim, dtype: str) ->
 
 
 def _kind(build: Builder, moe: Moe, kind: Kind, x: Value, decision: Decision) -> Value:
-    several = kind.count != decision.choices
-    if several:
-        decision = _weights_of(build, kind, decision)
+    if kind.count != decision.choices:
+        decision = _of_kind(build, kind, decision)
     if kind.construct == "identity" and moe.weight == "output":
         total = build.op(ops.WeightSum(), decision.weight)
         return build.op(ops.Combination(operator="*"), x, _like(build, total, x))
-    if several:
-        own = build.op(ops.KindRows(first=kind.first, count=kind.count), decision.expert)
-        decision = replace(decision, expert=own)
-    rows = build.op(ops.Dispatch(experts=kind.count), decision.expert, name="rows")
+    given = [decision.expert] if decision.rows is None else [decision.expert, decision.rows]
+    op = ops.Dispatch(experts=kind.count, bounded=len(given) > 1)
+    rows = build.op(op, *given, name="rows")
     routed = build.op(ops.GatherRows(routed=decision.routed, kept=decision.kept), x, rows)
     weight = decision.weight
     if moe.weight == "input":
@@ -147,11 +149,14 @@ def _kind(build: Builder, moe: Moe, kind: Kind, x: Value, decision: Decision) ->
     return build.op(ops.Combine(kept=decision.kept), build.named(y, "y"), weight, rows)
 
 
-def _weights_of(build: Builder, kind: Kind, decision: Decision) -> Decision:
-    """The same decision with no weight for the choices of other kinds."""
+def _of_kind(build: Builder, kind: Kind, decision: Decision) -> Decision:
+    """The choices of one kind, counted from 0; those of other kinds are absent."""
     expert = build.named(decision.expert, "expert")
-    op = ops.KindWeights(first=kind.first, count=kind.count)
-    return replace(decision, weight=build.op(op, decision.weight, expert))
+    op = ops.KindRows(first=kind.first, count=kind.count, choices=decision.choices)
+    own = build.op(op, expert, name="own")
+    absent = ops.WithoutAbsent(choices=Dim("E", kind.count))
+    weight = build.op(absent, build.named(decision.weight, "weight"), own, name="own_weight")
+    return replace(decision, expert=own, weight=weight, kept=build.last(own))
 
 
 def _like(build: Builder, value: Value, other: Value) -> Value:

@@ -41,24 +41,29 @@ from moedsl.ir.ops_pointwise import (
     Zeros,
 )
 from moedsl.ir.ops_routing import (
+    ROW_COUNT,
+    AllRows,
     Combine,
     Dispatch,
     Gather,
     GatherRows,
     KindRows,
-    KindWeights,
+    LimitGroups,
     Route,
     Routed,
     RowWeights,
     Statistic,
     TopK,
     WeightSum,
+    WithoutAbsent,
 )
 from moedsl.ir.ops_scores import Dot, Mix, Remember
 from moedsl.ir.ops_shape import Field, MergeHeads, Rows, SplitHeads, Unrows
 from moedsl.ir.ops_weights import Embedding, LearnedScale, Linear, Norm, TiedLinear
 
 __all__ = [
+    "ROW_COUNT",
+    "AllRows",
     "Ambient",
     "Attend",
     "AttentionMask",
@@ -78,8 +83,8 @@ __all__ = [
     "Gather",
     "GatherRows",
     "KindRows",
-    "KindWeights",
     "LearnedScale",
+    "LimitGroups",
     "Linear",
     "Listing",
     "LossTerm",
@@ -111,6 +116,7 @@ __all__ = [
     "TopK",
     "Unrows",
     "WeightSum",
+    "WithoutAbsent",
     "ZLoss",
     "Zeros",
 ]

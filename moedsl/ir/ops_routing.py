@@ -3,6 +3,9 @@
 Ties: E experts to choose among, K kept of them, N rows, R = N * K routed rows, sorted by expert (`Dispatch`).
 Types: RecordType("Routing") has expert_NK (int), weight_NK (float32) and logits_NE, then what losses read;
 RecordType("Dispatch") is the order of routed rows.
+
+Picks may be loose (`Dim.loose`): a choice that was dropped, fell below a threshold, or belongs to another kind of
+experts is numbered E, one past the last. It weighs nothing, and dispatch gives it no row to compute.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of
 
 DISPATCH = RecordType("Dispatch")
+ROW_COUNT = RecordType("int")
 
 
 @frozen(kw_only=True)
@@ -39,14 +43,56 @@ class TopK(Op):
 
 
 @frozen(kw_only=True)
-class Gather(Op):
-    """What was kept of [N, E], by indices [N, K]."""
+class LimitGroups(Op):
+    """[N, E] -> the same, lowest outside the `keep` best of the groups; a group ranks by the sum of its `best`."""
 
-    code: ClassVar[str] = "{0}.gather(-1, {1})"
+    groups: int
+    keep: int
+    best: int
+    carries: ClassVar[tuple[int, ...] | None] = ()
+    imports: ClassVar[tuple[str, ...]] = (".selection:limit_groups",)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"limit_groups({{0}}, {self.groups}, {self.keep}, {self.best})"
+
+
+@frozen(kw_only=True)
+class Gather(Op):
+    """What was kept of [N, E], by indices [N, K]; `fill` is what absent picks get, None where all are there."""
+
+    # "0", or "lowest": the lowest finite number, so that a softmax gives it nothing.
+    fill: str | None = None
     carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if self.fill is None:
+            return "{0}.gather(-1, {1})"
+        return "F.pad({0}, (0, 1), value=" + self._value + ").gather(-1, {1})"
+
+    @property
+    def _value(self) -> str:
+        return "torch.finfo({0}.dtype).min" if self.fill == "lowest" else "0.0"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if self.fill is None else ("F",) if self.fill == "0" else ("F", "torch")
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (replace(dims_of(inputs[1]), dtype=dims_of(inputs[0]).dtype),)
+
+
+@frozen(kw_only=True)
+class WithoutAbsent(Op):
+    """(weight_NK, expert_NK) -> the weights, zero where a pick is absent."""
+
+    choices: Dim
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{{0}}.where({{1}} < {self.choices.size}, 0)"
 
 
 @frozen(kw_only=True)
@@ -60,6 +106,7 @@ class Statistic(Op):
     which: str  # choices | first | probability | z | tokens
     form: str = "given"  # probability: given (sums to 1) | softmax (of logits) | normalize
     per_sequence: bool = False
+    loose: bool = False  # picks may be absent
     carries: ClassVar[tuple[int, ...] | None] = (0,)
 
     @property
@@ -70,6 +117,8 @@ class Statistic(Op):
                 rest = "{2}, {3}" if self.per_sequence else "{2}, 1"
                 picked = "{0}" if self.which == "choices" else "{0}[:, :1]"
                 value = f"torch.zeros_like({{1}}, dtype=torch.int64).scatter(1, {picked}, 1)"
+                if self.loose:
+                    value = f"count_picks({picked}, {{1}}.shape[1])"
             case "z":
                 value = "{0}.logsumexp(1, keepdim=True).square()"
             case "probability" if self.form == "softmax":
@@ -85,7 +134,8 @@ class Statistic(Op):
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
         if self.which == "tokens":
             return (".routing:count_tokens",)
-        return (".reference:segment_sum", "torch", "F")
+        loose = (".selection:count_picks",) if self.loose else ()
+        return (".reference:segment_sum", "torch", "F", *loose)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (RecordType("Tensor"),)
@@ -93,10 +143,14 @@ class Statistic(Op):
 
 @frozen(kw_only=True)
 class Routed(Op):
-    """A routing put together from its parts: expert_NK, weight_NK, logits_NE, then statistics in the record's order."""
+    """A routing put together from its parts: expert_NK, weight_NK, logits_NE, then statistics in the record's order.
+
+    `bounded`: the last input is the most rows that experts can get, a number known before any index is.
+    """
 
     kept: Dim
     choices: Dim
+    bounded: bool = False
     code: ClassVar[str] = "Routing({args})"
     imports: ClassVar[tuple[str, ...]] = (".routing:Routing",)
 
@@ -157,16 +211,28 @@ class Route(Op):
 
 
 @frozen(kw_only=True)
+class AllRows(Op):
+    """expert_NK -> the most rows that experts can get where nothing limits them: one for each pick."""
+
+    code: ClassVar[str] = "{0}.numel()"
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (ROW_COUNT,)
+
+
+@frozen(kw_only=True)
 class Dispatch(Op):
-    """expert_NK -> the order in which routed rows stand, sorted by expert."""
+    """(expert_NK[, most rows]) -> the order in which routed rows stand, sorted by expert; absent picks have none."""
 
     experts: int
+    bounded: bool = False
     imports: ClassVar[tuple[str, ...]] = (".routing:dispatch",)
     carries: ClassVar[tuple[int, ...] | None] = ()
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return f"dispatch({{0}}, {self.experts})"
+        return f"dispatch({{0}}, {self.experts}{', {1}' if self.bounded else ''})"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (DISPATCH,)
@@ -214,12 +280,20 @@ class RowWeights(Op):
     """(weight_NK, rows) -> the weight of each routed row, [R, 1]."""
 
     routed: Dim
-    imports: ClassVar[tuple[str, ...]] = ("torch",)
     carries: ClassVar[tuple[int, ...] | None] = (0,)
-    code: ClassVar[str] = (
-        "torch.zeros_like({0}.flatten())"
-        ".scatter(0, {1}.place_NK.flatten().long(), {0}.flatten()).unsqueeze(-1)"
-    )
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if self.routed.loose:
+            return "row_weights({0}, {1})"
+        return (
+            "torch.zeros_like({0}.flatten())"
+            ".scatter(0, {1}.place_NK.flatten().long(), {0}.flatten()).unsqueeze(-1)"
+        )
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (".selection:row_weights",) if self.routed.loose else ("torch",)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (TensorType((self.routed, Dim("1", 1)), dims_of(inputs[0]).dtype),)
@@ -230,31 +304,29 @@ class RowWeights(Op):
 
 @frozen(kw_only=True)
 class KindRows(Op):
-    """expert_NK -> choices of one kind counted from 0; those of other kinds go to its first, with no weight."""
+    """expert_NK -> choices of one kind counted from 0; those of other kinds are absent: numbered `count`."""
 
     first: int
     count: int
+    choices: int
     carries: ClassVar[tuple[int, ...] | None] = ()
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        last = self.first + self.count - 1
-        shift = f" - {self.first}" if self.first else ""
-        return f"({{0}}{shift}).where(({{0}} >= {self.first}) & ({{0}} <= {last}), 0)"
+        first, last = self.first, self.first + self.count - 1
+        if not first:
+            return f"{{0}}.clamp(max={self.count})"
+        among = f"({{0}} >= {first}) & ({{0}} <= {last})"
+        if last == self.choices - 1:
+            among = f"{{0}} >= {first}"
+        elif self.count == 1:
+            among = f"{{0}} == {first}"
+        return f"({{0}} - {first}).where({among}, {self.count})"
 
-
-@frozen(kw_only=True)
-class KindWeights(Op):
-    """(weight_NK, expert_NK) -> the weights of choices of one kind; zero for the others."""
-
-    first: int
-    count: int
-    carries: ClassVar[tuple[int, ...] | None] = (0,)
-
-    @property
-    def code(self) -> str:  # type: ignore[override]
-        last = self.first + self.count - 1
-        return f"{{0}}.where(({{1}} >= {self.first}) & ({{1}} <= {last}), 0)"
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expert = dims_of(inputs[0])
+        kept = replace(expert.dims[-1], loose=True)
+        return (replace(expert, dims=(*expert.dims[:-1], kept)),)
 
 
 @frozen(kw_only=True)

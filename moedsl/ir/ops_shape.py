@@ -65,7 +65,7 @@ class Field(Op):
     """`routing.expert_NK`: a tensor of a record. Gradients flow through the floating ones."""
 
     field: str
-    type: TensorType
+    type: Type
 
     @property
     def code(self) -> str:  # type: ignore[override]

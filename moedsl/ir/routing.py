@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moedsl.frozen import frozen
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
-from moedsl.ir.shapes import spell
+from moedsl.ir.shapes import is_ids, spell
 from moedsl.ir.walk import fits_width, tensors_in
 from moedsl.model import terms
 
@@ -26,6 +26,7 @@ class Wanted:
     statistics: tuple[str, ...] = ()
     per_sequence: bool = False
     of: str = "gate"
+    bounded: bool = False  # some router limits the rows that experts get
 
 
 def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None = None) -> Value:
@@ -44,15 +45,30 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
         _is_choices(build, role, getattr(router, role), value, choices)
         build.bind(role, value)
     gate = build.scope["gate"]
-    expert = build.role("select", router.select, build.scope["choose"])
-    build.bind("expert", build.named(expert, "expert"))
     build.bind("logits", logits)
+    expert = _select(build, router)
     weight = _weigh(build, router, x, expert, choices)
-    kept = build.last(expert)
     parts = _statistics(build, wanted, expert, logits, gate)
-    return build.op(
-        ops.Routed(kept=kept, choices=choices), expert, weight, logits, *parts, name="routing"
-    )
+    if wanted.bounded:
+        parts.append(build.scope.get("rows") or build.op(ops.AllRows(), expert))
+    op = ops.Routed(kept=build.last(expert), choices=choices, bounded=wanted.bounded)
+    return build.op(op, expert, weight, logits, *parts, name="routing")
+
+
+def _select(build: Builder, router: Router) -> Value:
+    """The picks, [N, K]: whole numbers below the number of choices, or equal to it where a pick is absent."""
+    expert = build.role("select", router.select, build.scope["choose"])
+    if expert not in build.bad and not is_ids(expert):
+        build.sink.error(
+            "E0409",
+            "this selection never says which choices are kept",
+            router.select.span,
+            "narrows what may be chosen, and chooses none",
+            help="end it with a stage that picks: `-> top_k(2)`",
+        )
+        build.poison(expert)
+    build.bind("expert", build.named(expert, "expert"))
+    return expert
 
 
 def _by_rows(build: Builder) -> None:
@@ -121,14 +137,23 @@ def _weigh(build: Builder, router: Router, x: Value, expert: Value, choices: Dim
     """Evaluated over what was kept: the tensors that it mentions are gathered first."""
     mentioned = tensors_in(router.weigh)
     kept = {
-        name: build.op(ops.Gather(), build.scope[name], expert)
+        name: build.op(ops.Gather(fill=_fill(build, name, expert)), build.scope[name], expert)
         for name in ("score", "gate", "choose")
         if name in mentioned and expert not in build.bad
     }
     with build.body(**kept):
         weight = build.role("weigh", router.weigh, x, choices, name="weight")
     _is_kept(build, router, weight, expert)
+    if build.last(expert).loose and weight not in build.bad:
+        weight = build.op(ops.WithoutAbsent(choices=choices), weight, expert, name="weight")
     return weight
+
+
+def _fill(build: Builder, name: str, expert: Value) -> str | None:
+    """What stands in for absent picks: nothing of a gate, and what a softmax turns into nothing of a score."""
+    if not build.last(expert).loose:
+        return None
+    return "lowest" if build.scope[name] is build.scope["score"] else "0"
 
 
 def _statistics(
@@ -153,9 +178,9 @@ def _statistics(
                 build.op(ops.Statistic(which=which, per_sequence=many), build.scope["score"], *ends)
             )
         else:
-            found.append(
-                build.op(ops.Statistic(which=which, per_sequence=many), expert, logits, *ends)
-            )
+            loose = build.last(expert).loose
+            op = ops.Statistic(which=which, per_sequence=many, loose=loose)
+            found.append(build.op(op, expert, logits, *ends))
     return [*found, build.op(ops.Statistic(which="tokens", per_sequence=many), logits, *ends)]
 
 
@@ -176,8 +201,10 @@ def wanted_of(recipes: list[terms.Recipe]) -> Wanted:
     """The union over all losses of a model."""
     from moedsl.constructs.losses import Loss
     from moedsl.constructs.registry import construct_of
+    from moedsl.constructs.router import Router
 
     losses = [construct_of(r) for r in recipes]
+    bounded = any(isinstance(each, Router) and each.bounds_rows for each in losses)
     found = {s for loss in losses if isinstance(loss, Loss) for s in loss.reads()}
     per_sequence = any(getattr(loss, "over", "") == "sequence" for loss in losses)
-    return Wanted(tuple(s for s in ORDER if s in found), per_sequence)
+    return Wanted(tuple(s for s in ORDER if s in found), per_sequence, bounded=bounded)

@@ -169,6 +169,13 @@ class Phase:
 Term = Number | Word | Text | Items | Tensor | Recipe | Flow | Copies | Apply | Arithmetic | Phase
 
 
+def stages_of(term: Term) -> tuple[Term, ...]:
+    """What a flow is made of, one after the other; of another term, itself."""
+    if not isinstance(term, Flow):
+        return (term,)
+    return tuple(inner for stage in term.stages for inner in stages_of(stage))
+
+
 def type_of(term: Term) -> str:
     """number | word | text | list | tensor | recipe | phase"""
     match term:

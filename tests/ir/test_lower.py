@@ -230,7 +230,7 @@ def test_a_second_stream() -> None:
 def test_named_kinds_are_counted_in_order() -> None:
     bank = "experts = [full = 3 * swiglu(32), skip = zero, keep = 2 * identity, wide = geglu(48)]"
     sparse = unit_of(graph_of(mixture(bank)), "sparse")
-    kinds = [(n.op.first, n.op.count) for n in nodes_of(sparse, ops.KindWeights)]
+    kinds = [(n.op.first, n.op.count) for n in nodes_of(sparse, ops.KindRows)]
     assert kinds == [(0, 3), (4, 2), (6, 1)]
     assert [n.op.experts for n in nodes_of(sparse, ops.Dispatch)] == [3, 1]
     paths = [n.path for n in nodes_of(sparse, ops.Call)]

@@ -1,0 +1,38 @@
+"""Which choices a row keeps, where no kernel has the selection as one step.
+
+Shapes: N rows, E experts, K kept of each row, R routed rows. A pick that is absent is
+numbered E, one past the last expert.
+"""
+
+import torch
+from torch import Tensor
+
+from .routing import Dispatch
+
+
+def count_picks(expert_NK: Tensor, num_experts: int) -> Tensor:
+    """How often each row picked each expert, int64; absent picks count for none."""
+    count_NE = expert_NK.new_zeros(expert_NK.shape[0], num_experts + 1)
+    return count_NE.scatter(1, expert_NK, 1)[:, :-1]
+
+
+def limit_groups(key_NE: Tensor, num_groups: int, keep: int, best: int) -> Tensor:
+    """The keys of the groups whose `best` highest keys have the largest sums.
+
+    All other keys become -inf, so that none of them is chosen before a key that stays.
+    """
+    key_NGC = key_NE.unflatten(1, (num_groups, -1))
+    rank_NG = key_NGC.topk(best, dim=2).values.sum(2)
+    group_NG = rank_NG.sort(dim=1, descending=True, stable=True).indices
+    kept_NG = torch.zeros_like(rank_NG, dtype=torch.bool)
+    kept_NG = kept_NG.scatter(1, group_NG[:, :keep], True)
+    return key_NGC.where(kept_NG.unsqueeze(2), -torch.inf).flatten(1)
+
+
+def row_weights(weight_NK: Tensor, plan: Dispatch) -> Tensor:
+    """The weight of each routed row, [R, 1]; zero for rows that are nobody's."""
+    rows = plan.source_R.shape[0]
+    place_R = plan.place_NK.flatten().long()
+    place_R = place_R.where(place_R >= 0, rows)
+    weight_R = weight_NK.new_zeros(rows + 1).scatter(0, place_R, weight_NK.flatten())
+    return weight_R[:-1].unsqueeze(1)
