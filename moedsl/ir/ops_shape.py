@@ -73,7 +73,7 @@ class Field(Op):
 
     @property
     def carries(self) -> tuple[int, ...] | None:  # type: ignore[override]
-        return () if getattr(self.type, "dtype", "") in ("int", "bool") else None
+        return () if getattr(self.type, "dtype", "int") in ("int", "bool") else None
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (self.type,)
