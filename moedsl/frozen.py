@@ -29,18 +29,23 @@ _Class = TypeVar("_Class", bound=type)
 @overload
 def frozen(cls: _Class) -> _Class: ...
 @overload
-def frozen(*, kw_only: bool = False, eq: bool = True) -> Callable[[_Class], _Class]: ...
+def frozen(
+    *, kw_only: bool = False, eq: bool = True, hash_once: bool = False
+) -> Callable[[_Class], _Class]: ...
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-def frozen(cls: Any = None, *, kw_only: bool = False, eq: bool = True) -> Any:
-    """`kw_only`: fields are given by name; without `eq` an instance is equal to itself only."""
+def frozen(
+    cls: Any = None, *, kw_only: bool = False, eq: bool = True, hash_once: bool = False
+) -> Any:
+    """`kw_only`: fields are given by name; without `eq` an instance is equal to itself only; with `hash_once` it keeps
+    its hash, for what is deep and often looked up."""
     if cls is None:
-        return lambda cls: _made(cls, kw_only, eq)
-    return _made(cls, kw_only, eq)
+        return lambda cls: _made(cls, kw_only, eq, hash_once)
+    return _made(cls, kw_only, eq, hash_once)
 
 
-def _made(cls: Any, kw_only: bool, eq: bool) -> Any:
+def _made(cls: Any, kw_only: bool, eq: bool, hash_once: bool) -> Any:
     own = dict(cls.__dict__)
     cls.__doc__ = cls.__doc__ or cls.__name__  # dataclass would work out a signature to put there
     dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
@@ -51,7 +56,7 @@ def _made(cls: Any, kw_only: bool, eq: bool) -> Any:
         methods["__eq__"] = _equality(compared)
         if own.get("__hash__") is None:  # absent, or taken away by an `__eq__` of its own
             own.pop("__hash__", None)
-            methods["__hash__"] = lambda self: hash(compared(self))
+            methods["__hash__"] = _kept_hash(compared) if hash_once else _hash(compared)
     for name, method in methods.items():
         if name not in own:
             setattr(cls, name, method)
@@ -84,6 +89,21 @@ def _equality(compared: Callable[[Any], Any]) -> Callable[[Any, Any], bool]:
         return compared(self) == compared(other)
 
     return __eq__
+
+
+def _hash(compared: Callable[[Any], Any]) -> Callable[[Any], int]:
+    return lambda self: hash(compared(self))
+
+
+def _kept_hash(compared: Callable[[Any], Any]) -> Callable[[Any], int]:
+    def __hash__(self: Any) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash = found = hash(compared(self))
+            return found
+
+    return __hash__
 
 
 @recursive_repr()

@@ -8,7 +8,7 @@ that statistics in it let pass.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,6 +19,8 @@ from moedsl.ir.ops import Call, Field, Stack
 
 WHOLE = ""  # all of a tensor; of a record, what is not read by name
 Wanted = frozenset[tuple[int, str]]  # (index among outputs and taps, or inputs and ambients; field)
+Live = dict[Value, set[str]]  # the wanted fields of values inside a unit
+NOTHING: Wanted = frozenset()
 
 
 @frozen(eq=False)
@@ -41,64 +43,78 @@ class Backward:
         key = (unit, wanted)
         if key not in self.memo:
             results = [*unit.outputs, *unit.taps]
-            live: set[tuple[Value, str]] = {(results[i], name) for i, name in wanted}
+            live: Live = {}
+            for index, name in wanted:
+                live.setdefault(results[index], set()).add(name)
             nodes: dict[Node, Wanted] = {}
             for node in reversed(unit.nodes):
                 asked = _indexed(node.outputs, live)
                 passed = self._passed(node, asked)
                 if asked or passed:
                     nodes[node] = asked
-                live.update((node.inputs[i], name) for i, name in passed if i < len(node.inputs))
+                for index, name in passed:
+                    if index < len(node.inputs):
+                        live.setdefault(node.inputs[index], set()).add(name)
             self.memo[key] = Reach(_indexed([*unit.inputs, *unit.ambients], live), nodes)
         return self.memo[key]
 
     def below(self, node: Node, wanted: Wanted) -> Iterator[tuple[str, Unit, Wanted]]:
         """(path, unit, its wanted outputs) of each unit that runs under the node, last first."""
         for path, _, unit in reversed(list(node.calls())):
-            count = len(unit.outputs) + len(unit.taps)
-            yield path, unit, frozenset(want for want in wanted if want[0] < count)
+            outs = _among_first(wanted, len(unit.outputs) + len(unit.taps))
+            yield path, unit, outs
             if isinstance(node.op, Stack):  # the layer below is asked for what this one reads
-                here = self.reach(unit, frozenset(want for want in wanted if want[0] < count))
-                stream = {want for want in here.inputs if want[0] == 0}
+                stream = {want for want in self.reach(unit, outs).inputs if want[0] == 0}
                 wanted = frozenset(stream | {want for want in wanted if want[0] != 0})
 
     def _passed(self, node: Node, wanted: Wanted) -> Wanted:
         """The inputs of the node that are reached through it."""
         if isinstance(node.op, Call | Stack):
             called = [self.reach(unit, outs).inputs for _, unit, outs in self.below(node, wanted)]
-            return frozenset().union(*called)
+            return called[0].union(*called[1:])
         asks = is_loss(node) and (self.losses is None or node in self.losses)
         if not wanted and not asks:
-            return frozenset()
+            return NOTHING
         name = node.op.field if isinstance(node.op, Field) else WHOLE
-        return frozenset(
-            (i, name) for i in range(len(node.inputs)) if self._passes(node, i, wanted)
-        )
+        return frozenset([(index, name) for index in self._passing(node, wanted)])
 
-    def _passes(self, node: Node, index: int, wanted: Wanted) -> bool:
+    def _passing(self, node: Node, wanted: Wanted) -> Iterable[int]:
+        """The inputs through which what is followed goes on."""
+        inputs = range(len(node.inputs))
         if self.follow == "values":
-            return True
-        if not carries(node, index):
-            return False
+            return inputs
         names = {name for _, name in wanted}
-        owner = field_of(node, index)
-        if owner is not None and owner not in names:
-            return False
-        if self.follow == "nearly" or not constant(node):
-            return True
-        is_record = bool(node.outputs) and isinstance(node.outputs[0].type, RecordType)
-        return is_record and WHOLE in names
+        if self.follow == "gradients" and constant(node):
+            is_record = bool(node.outputs) and isinstance(node.outputs[0].type, RecordType)
+            if not (is_record and WHOLE in names):
+                return ()
+        return [
+            index
+            for index in inputs
+            if carries(node, index) and ((owner := field_of(node, index)) is None or owner in names)
+        ]
+
+    def bodies(self, graph: Graph, taps: bool = False) -> Iterator[tuple[Unit, dict[Node, Wanted]]]:
+        """(unit, its nodes that are reached) for each set of outputs that any place wants of it, from the root's
+        outputs (and its taps) on: what can be asked of bodies need not be asked of every place."""
+        pending = [(graph.root, self._root_wanted(graph, taps))]
+        seen = set(pending)
+        while pending:
+            unit, wanted = pending.pop()
+            nodes = self.reach(unit, wanted).nodes
+            yield unit, nodes
+            for node, outs in nodes.items():
+                if isinstance(node.op, Call | Stack):
+                    below = {(callee, asked) for _, callee, asked in self.below(node, outs)} - seen
+                    seen |= below
+                    pending.extend(below)
 
     def visit(self, graph: Graph, taps: bool = False) -> Iterator[tuple[str, Node, bool]]:
-        """(path, node, is it reached) over all places, from the root's outputs (and its taps).
+        """(path, node, is it reached) over all places.
 
         A call that is not reached counts as one node: what is inside is not listed.
         """
-        root = graph.root
-        results = len(root.outputs) + (len(root.taps) if taps else 0)
-        if self.losses:
-            results = 0  # some losses by themselves
-        pending = [("", root, frozenset((i, WHOLE) for i in range(results)))]
+        pending = [("", graph.root, self._root_wanted(graph, taps))]
         while pending:
             path, unit, wanted = pending.pop()
             nodes = self.reach(unit, wanted).nodes
@@ -110,21 +126,41 @@ class Backward:
                         for name, callee, outs in self.below(node, nodes[node])
                     )
 
-    def missed(self, graph: Graph, taps: bool = False) -> dict[Node, list[str]]:
+    def _root_wanted(self, graph: Graph, taps: bool) -> Wanted:
+        if self.losses:
+            return NOTHING  # some losses by themselves
+        results = len(graph.root.outputs) + (len(graph.root.taps) if taps else 0)
+        return frozenset((index, WHOLE) for index in range(results))
+
+    def missed(
+        self, graph: Graph, among: Callable[[Node], bool], taps: bool = False
+    ) -> dict[Node, list[str]]:
         """The operations that are not reached, with the paths of their places."""
+        asked = {
+            node
+            for unit, nodes in self.bodies(graph, taps)
+            for node in unit.nodes
+            if node not in nodes and among(node)
+        }
         found: dict[Node, list[str]] = {}
-        for path, node, is_reached in self.visit(graph, taps):
-            if not is_reached:
-                found.setdefault(node, []).append(path)
+        if asked:  # in few models: all places are walked for their names
+            for path, node, is_reached in self.visit(graph, taps):
+                if not is_reached and node in asked:
+                    found.setdefault(node, []).append(path)
         return found
 
 
-def _indexed(values: Sequence[Value], live: set[tuple[Value, str]]) -> Wanted:
-    if len(values) == 1:  # most nodes have one result
-        only = values[0]
-        return frozenset((0, name) for value, name in live if value is only)
-    found = {value: index for index, value in enumerate(values)}
-    return frozenset((found[value], name) for value, name in live if value in found)
+def _indexed(values: Sequence[Value], live: Live) -> Wanted:
+    return frozenset(
+        [(index, n) for index, value in enumerate(values) if value in live for n in live[value]]
+    )
+
+
+def _among_first(wanted: Wanted, count: int) -> Wanted:
+    """Of the outputs that a stack is asked for, those that a layer of it has."""
+    if all(index < count for index, _ in wanted):
+        return wanted
+    return frozenset(want for want in wanted if want[0] < count)
 
 
 def _join(path: str, name: str) -> str:

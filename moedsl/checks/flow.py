@@ -31,16 +31,21 @@ class Strand:
         return self
 
     def beside(self, other: Strand) -> Strand:
+        if other is self or other == self:
+            return self
         return Strand(
             self.aligned or other.aligned, self.past | other.past, self.ahead | other.ahead
         )
 
     def then(self, other: Strand) -> Strand:
+        if other == PLAIN:
+            return self
         return Strand(
             self.aligned and other.aligned, self.past | other.past, self.ahead | other.ahead
         )
 
 
+PLAIN = Strand()
 Strands = dict[int, Strand]  # by index of the unit's input
 
 

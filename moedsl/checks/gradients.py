@@ -21,12 +21,13 @@ def check_gradients(graph: Graph, sink: Sink) -> None:
     if not is_whole(graph, sink):
         return
     unread = unread_in(graph)
-    missed = Backward("gradients", losses=()).missed(graph)
-    by_outputs = {n: paths for n, paths in missed.items() if n not in unread and trainable(n)}
+    by_outputs = Backward("gradients", losses=()).missed(
+        graph, lambda node: node not in unread and trainable(node)
+    )
     if not by_outputs:
         return  # as in most models: nothing to tell apart
-    by_all = Backward("gradients").missed(graph)
-    nearly = Backward("nearly").missed(graph)
+    by_all = Backward("gradients").missed(graph, by_outputs.__contains__)
+    nearly = Backward("nearly").missed(graph, by_outputs.__contains__)
     homes = {node: unit for unit in graph.units for node in unit.nodes}
     for node, paths in by_outputs.items():
         if node not in nearly and (cause := _constant_after(node, homes[node])):
@@ -53,7 +54,7 @@ def check_unread(graph: Graph, sink: Sink) -> None:
 @lru_cache(maxsize=1)
 def unread_in(graph: Graph) -> dict[Node, list[str]]:
     """Asked by two checks, one after the other."""
-    return Backward("values").missed(graph, taps=True)
+    return Backward("values").missed(graph, lambda node: True, taps=True)
 
 
 def _let(unit: Unit, node: Node) -> str:

@@ -24,8 +24,9 @@ def check_losses(graph: Graph, sink: Sink) -> None:
 def _moves_something(graph: Graph, loss: Node) -> bool:
     walk = Backward("gradients", losses=(loss,))
     return any(
-        reached and trainable(node) and next(node.calls(), None) is None
-        for _, node, reached in walk.visit(graph)
+        trainable(node) and next(node.calls(), None) is None
+        for _, reached in walk.bodies(graph)
+        for node in reached
     )
 
 

@@ -57,7 +57,10 @@ class Builder:
 
     @property
     def span(self) -> Span:
-        return next((s for s in reversed(self.spans) if s != NOWHERE), NOWHERE)
+        for span in reversed(self.spans):
+            if span != NOWHERE:
+                return span
+        return NOWHERE
 
     def bind(self, name: str, value: Value) -> None:
         self.scope[name] = value
@@ -119,8 +122,9 @@ class Builder:
             poisoned = True
             types = (values[0].type,) * len(names)
         names = (*names, *("",) * (len(types) - len(names)))
-        outputs = tuple(Value(n, t, self.span) for n, t in zip(names, types, strict=False))
-        node = Node(op, values, outputs, role=role or self.frame.role, span=self.span)
+        span = self.span
+        outputs = tuple([Value(n, t, span) for n, t in zip(names, types, strict=False)])
+        node = Node(op, values, outputs, role=role or self.frame.role, span=span)
         node.poisoned = poisoned
         if poisoned:
             self.bad.update(outputs)

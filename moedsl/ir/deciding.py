@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moedsl.ir.graph import Dim, RecordType, Value
-from moedsl.ir.walk import children, fits_width
+from moedsl.ir.walk import fits_width
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -98,7 +98,7 @@ def _in_sequence(
 
 def _users(term: Term, names: frozenset[str]) -> Iterator[terms.Recipe]:
     if not isinstance(term, terms.Recipe):
-        for child in children(term):
+        for child in term.parts:
             yield from _users(child, names)
         return
     settings = dict(term.settings)

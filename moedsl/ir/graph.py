@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NOWHERE = Span(0, 0)
 
 
-@frozen
+@frozen(hash_once=True)
 class Dim:
     """One axis. `letter` suffixes names in printed code; `size` is None where known only at run time (B, T, N, R).
 
@@ -46,7 +46,7 @@ class Dim:
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
-@frozen
+@frozen(hash_once=True)
 class TensorType:
     dims: tuple[Dim, ...]
     dtype: str = "float"  # float (the model's) | float32 | int | bool

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from moedsl.frozen import frozen
-from moedsl.ir.walk import children
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -39,7 +38,7 @@ class Naming:
         return self._found[id(term)][1]
 
     def _of_parts(self, term: Term) -> Names:
-        below = [names for child in children(term) if (names := self.of(child)) is not LEAF]
+        below = [names for child in term.parts if (names := self.of(child)) is not LEAF]
         own = _brought(term) if isinstance(term, terms.Recipe) else NONE
         return Names(
             NONE.union(*(names.mentioned for names in below)),

@@ -8,34 +8,13 @@ from moedsl.model import terms
 from moedsl.model.terms import Term
 
 
-def children(term: Term) -> Iterator[Term]:
-    """What a term is made of, in the order it was written."""
-    match term:
-        case terms.Items(items):
-            yield from (item for _, item in items)
-        case terms.Recipe():
-            yield from (value for _, value in term.settings)
-            yield from (statement.value for statement in term.body)
-            yield from (value for _, value in term.bound)
-        case terms.Flow(stages):
-            yield from stages
-        case terms.Copies(recipe=recipe):
-            yield recipe
-        case terms.Apply(recipe=recipe, inputs=inputs, named=named):
-            yield from inputs
-            yield from (value for _, value in named)
-            yield recipe
-        case terms.Arithmetic(left=left, right=right):
-            yield from (left, right)
-        case terms.Phase(train, eval_, decode):
-            yield from (train, eval_, decode)
-
-
 def walk(term: Term) -> Iterator[Term]:
     """The term and all below it, outermost first."""
-    yield term
-    for child in children(term):
-        yield from walk(child)
+    waiting = [term]
+    while waiting:
+        found = waiting.pop()
+        yield found
+        waiting.extend(reversed(found.parts))
 
 
 def recipes(model: terms.Model) -> Iterator[terms.Recipe]:

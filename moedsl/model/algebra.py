@@ -142,46 +142,12 @@ def blocks(run: Run, term: terms.Term) -> int:
 
 def sized(run: Run, term: terms.Term, span: Span) -> Some:
     """The term, if it can be written out: sharing hides how much a doubling recipe stands for."""
-    if size(run, term) > limits.MAX_TERM:
+    if term.size > limits.MAX_TERM:
         run.sink.error(
             "E0230", "this stands for too many operations", span, help="use a count: `n * block`"
         )
         raise limits.Stopped
     return term
-
-
-def size(run: Run, term: terms.Term) -> int:
-    """Nodes of the term as a tree, counts not multiplied."""
-    known = run.sizes.get(id(term))
-    if known is None:
-        known = 1 + sum(size(run, part) for part in parts(term))
-        run.sizes[id(term)] = known
-        run.keep(term)
-    return known
-
-
-def parts(term: terms.Term) -> tuple[terms.Term, ...]:
-    match term:
-        case terms.Recipe():
-            body = tuple(statement.value for statement in term.body)
-            return (
-                *(value for _, value in term.settings),
-                *body,
-                *(value for _, value in term.bound),
-            )
-        case terms.Flow(stages):
-            return stages
-        case terms.Copies(_, recipe):
-            return (recipe,)
-        case terms.Apply(recipe, inputs, named):
-            return (recipe, *inputs, *(value for _, value in named))
-        case terms.Arithmetic(_, left, right):
-            return (left, right)
-        case terms.Phase(train, eval_, decode):
-            return (train, eval_, decode)
-        case terms.Items(items):
-            return tuple(value for _, value in items)
-    return ()
 
 
 # --- changes in place --------------------------------------------------------------------------

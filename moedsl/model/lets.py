@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from moedsl.model import algebra, problems, terms
+from moedsl.model import problems, terms
 from moedsl.model.run import Run
 
 
@@ -35,5 +35,5 @@ def read(term: terms.Term) -> set[str]:
         seen.add(id(part))
         if isinstance(part, terms.Tensor):
             names.add(part.name)
-        open_parts.extend(algebra.parts(part))
+        open_parts.extend(part.parts)
     return names

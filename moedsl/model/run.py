@@ -40,7 +40,6 @@ class Run:
     _kept: list[Any] = field(default_factory=list)
     classes: dict[Hashable, str] = field(default_factory=dict)
     plans: dict[Hashable, Any] = field(default_factory=dict)
-    sizes: dict[int, int] = field(default_factory=dict)
 
     @property
     def reserved(self) -> frozenset[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from moedsl.frozen import frozen
 from moedsl.source import Span
@@ -21,14 +21,31 @@ def _span() -> Span:
     return field(default=_NOWHERE, compare=False, repr=False)
 
 
+class _Leaf:
+    parts: ClassVar[tuple[Term, ...]] = ()
+    size: ClassVar[int] = 1
+
+
+class _Compound:
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        """The terms that it is made of, in the order in which they were written."""
+        raise NotImplementedError
+
+    @cached_property
+    def size(self) -> int:
+        """Nodes of the term as a tree, counts not multiplied."""
+        return 1 + sum([part.size for part in self.parts])
+
+
 @frozen
-class Number:
+class Number(_Leaf):
     value: int | float
     span: Span = _span()
 
 
 @frozen
-class Word:
+class Word(_Leaf):
     """A word of a setting's own type: `causal`, `mean`, `none`, `true`."""
 
     text: str
@@ -36,21 +53,25 @@ class Word:
 
 
 @frozen
-class Text:
+class Text(_Leaf):
     value: str
     span: Span = _span()
 
 
 @frozen
-class Items:
+class Items(_Compound):
     """`[a, b]` or `[full = a, skip = b]`: (label or None, term) pairs."""
 
     items: tuple[tuple[str | None, Term], ...]
     span: Span = _span()
 
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        return tuple([term for _, term in self.items])
+
 
 @frozen
-class Tensor:
+class Tensor(_Leaf):
     """A named tensor of the body one is in: `x`, `score`, a `let`, a bound parameter of a block."""
 
     name: str
@@ -75,8 +96,8 @@ class Assign:
     span: Span = _span()
 
 
-@frozen
-class Recipe:
+@frozen(hash_once=True)
+class Recipe(_Compound):
     """A construct with every setting filled in (defaults too), in the construct's declared order.
 
     name: what the spec calls it (`gqa`, `sparse`, `before_mix`; the construct's own name where inline): names classes.
@@ -98,17 +119,13 @@ class Recipe:
     origins: tuple[tuple[str, Span], ...] = field(default=(), compare=False, repr=False)
     span: Span = _span()
 
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
-        """Worked out once: equal recipes are looked for at every level around them."""
-        said = self.construct, self.name, self.settings, self.place
-        return hash((*said, self.body, self.bound, self.tied))
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        settings, bound = [term for _, term in self.settings], [term for _, term in self.bound]
+        return (*settings, *[statement.value for statement in self.body], *bound)
 
     def setting(self, name: str) -> Term:
-        return dict(self.settings)[name]
+        return next(term for key, term in self.settings if key == name)
 
     def origin(self, name: str) -> Span:
         """Where the setting was written; the recipe itself where it is a default."""
@@ -116,15 +133,19 @@ class Recipe:
 
 
 @frozen
-class Flow:
+class Flow(_Compound):
     """`a -> b`: recipes composed."""
 
     stages: tuple[Term, ...]
     span: Span = _span()
 
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        return self.stages
+
 
 @frozen
-class Copies:
+class Copies(_Compound):
     """`n * recipe`: n copies with weights of their own; in sequence in a flow, side by side in a bank.
 
     In a flow every run of equal layers arrives as one Copies (or the bare recipe where n is 1); layers that differ
@@ -135,9 +156,13 @@ class Copies:
     recipe: Term
     span: Span = _span()
 
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        return (self.recipe,)
+
 
 @frozen
-class Apply:
+class Apply(_Compound):
     """`recipe(tensor, second_stream, name = tensor)` or `tensor -> recipe`."""
 
     recipe: Term
@@ -145,9 +170,13 @@ class Apply:
     named: tuple[tuple[str, Term], ...] = ()
     span: Span = _span()
 
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        return (*self.inputs, *[term for _, term in self.named], self.recipe)
+
 
 @frozen
-class Arithmetic:
+class Arithmetic(_Compound):
     """`a + b`, `a - b`, `a * b`, `a / b` of recipes (same input to both), tensors, or a tensor beside a recipe."""
 
     operator: Literal["+", "-", "*", "/"]
@@ -155,15 +184,23 @@ class Arithmetic:
     right: Term
     span: Span = _span()
 
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        return self.left, self.right
+
 
 @frozen
-class Phase:
+class Phase(_Compound):
     """`phase(train = a, eval = b, decode = c)` where the three differ."""
 
     train: Term
     eval: Term
     decode: Term
     span: Span = _span()
+
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        return self.train, self.eval, self.decode
 
 
 Term = Number | Word | Text | Items | Tensor | Recipe | Flow | Copies | Apply | Arithmetic | Phase
@@ -179,23 +216,16 @@ def stages_of(term: Term) -> tuple[Term, ...]:
 def type_of(term: Term) -> str:
     """number | word | text | list | tensor | recipe | phase"""
     match term:
-        case Number():
-            return "number"
-        case Word():
-            return "word"
-        case Text():
-            return "text"
-        case Items():
-            return "list"
-        case Tensor() | Apply():
-            return "tensor"
-        case Recipe() | Flow() | Copies():
-            return "recipe"
         case Arithmetic(_, left, right):
             kinds = {type_of(left), type_of(right)}
             return "recipe" if "recipe" in kinds else "tensor" if "tensor" in kinds else "number"
         case Phase(train=train):
             return type_of(train)
+    return _TYPES[type(term)]
+
+
+_TYPES: dict[type, str] = {Number: "number", Word: "word", Text: "text", Items: "list"}
+_TYPES |= {Tensor: "tensor", Apply: "tensor", Recipe: "recipe", Flow: "recipe", Copies: "recipe"}
 
 
 # --- a resolved spec ---------------------------------------------------------------------------
