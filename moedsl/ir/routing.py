@@ -200,20 +200,13 @@ def _sums_to_one(node: Node | None) -> bool:
 def wanted_of(recipes: list[terms.Recipe]) -> Wanted:
     """The union over all losses of a model."""
     from moedsl.constructs.losses import Loss
-<<<<<<< ours
-    from moedsl.constructs.registry import construct_of
+    from moedsl.constructs.registry import construct_of, constructs
     from moedsl.constructs.router import Router
 
-    losses = [construct_of(r) for r in recipes]
-    bounded = any(isinstance(each, Router) and each.bounds_rows for each in losses)
-    found = {s for loss in losses if isinstance(loss, Loss) for s in loss.reads()}
-=======
-    from moedsl.constructs.registry import construct_of, constructs
-
     known = constructs()
-    made = [construct_of(r) for r in recipes if issubclass(known[r.construct], Loss)]
+    made = [construct_of(r) for r in recipes if issubclass(known[r.construct], Loss | Router)]
     losses = [loss for loss in made if isinstance(loss, Loss)]
+    bounded = any(router.bounds_rows for router in made if isinstance(router, Router))
     found = {s for loss in losses for s in loss.reads()}
->>>>>>> theirs
     per_sequence = any(getattr(loss, "over", "") == "sequence" for loss in losses)
     return Wanted(tuple(s for s in ORDER if s in found), per_sequence, bounded=bounded)
