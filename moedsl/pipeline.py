@@ -47,8 +47,10 @@ def check(source: Source, settings: tuple[str, ...] = (), target: str = "") -> R
 
 
 @undisturbed()
-def compile(source: Source, settings: tuple[str, ...] = (), target: str = "") -> Result:
-    """Text in, the files of a standalone package out."""
+def compile(
+    source: Source, settings: tuple[str, ...] = (), target: str = "", compiled: Any = None
+) -> Result:
+    """Text in, the files of a standalone package out. `compiled`: a shell's keep of compiled templates, for `render`."""
 
     from moedsl.backend.plan import plan_package
     from moedsl.backend.render import render
@@ -58,4 +60,4 @@ def compile(source: Source, settings: tuple[str, ...] = (), target: str = "") ->
     if not result.ok or result.graph is None:
         return result
     plan = plan_package(rewrite(result.graph), source, settings)
-    return replace(result, plan=plan, files=render(plan))
+    return replace(result, plan=plan, files=render(plan, compiled))

@@ -56,7 +56,11 @@ def installed(wheel, tmp_path_factory):
 def test_the_wheel_holds_grammar_templates_and_pages(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("grammar", "templates"):
-        files = {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*") if p.is_file()}
+        files = {
+            p.relative_to(ROOT).as_posix()
+            for p in (ROOT / folder).rglob("*")
+            if p.is_file() and p.parent.name != "__pycache__"
+        }
         assert files and files <= {n.removeprefix("moedsl/_data/") for n in names}
     assert any(n.startswith("moedsl/diagnostics/explain/E") for n in names)
 

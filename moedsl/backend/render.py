@@ -11,13 +11,13 @@ from moedsl.backend.runtime_view import render_runtime_files
 from moedsl.resources import read_text
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import BytecodeCache, Environment
 
     from moedsl.backend.plan import Plan
 
 
 @cache
-def environment() -> Environment:
+def environment(compiled: BytecodeCache | None = None) -> Environment:
     """The one Jinja environment of printed packages; it keeps the templates it compiled."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -29,12 +29,14 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         auto_reload=False,
+        bytecode_cache=compiled,
     )
 
 
-def render(plan: Plan) -> dict[str, str]:
-    """Every file of the package by its path inside the package's folder, in reading order."""
-    jinja = environment()
+def render(plan: Plan, compiled: BytecodeCache | None = None) -> dict[str, str]:
+    """Every file of the package by its path inside the package's folder, in reading order. `compiled`: where a shell
+    keeps compiled templates from one process to the next."""
+    jinja = environment(compiled)
     own = {
         file: jinja.get_template(f"package/{file}.j2").render(view=view)
         for file, view in (

@@ -82,13 +82,14 @@ class Job:
         from moedsl import pipeline
         from moedsl.cli.reading import Unreadable, read_source
         from moedsl.cli.reporting import Report
+        from moedsl.cli.template_cache import template_cache
 
         try:
             source = read_source(self.spec, self.root)
         except Unreadable as error:  # while being watched a file may be gone for a moment
             click.echo(f"error: {error}", err=True)
             return 1
-        result = pipeline.compile(source, self.settings, self.target)
+        result = pipeline.compile(source, self.settings, self.target, template_cache())
         report = Report(self.format)
         report.add(source, result, self.root or self.spec.parent, self.settings)
         report.show()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -53,13 +52,15 @@ def plan_changes(files: Mapping[str, str], folder: Path) -> Changes:
 
 def write(changes: Changes) -> None:
     for name in (*changes.new, *changes.changed):
-        _replace(changes.folder / name, changes.texts[name])
+        replace_file(changes.folder / name, changes.texts[name].encode("utf-8"))
     for name in changes.stale:
         (changes.folder / name).unlink()
 
 
 def difference(changes: Changes) -> str:
     """What writing would change, as one unified diff."""
+    import difflib
+
     lines: list[str] = []
     for name in sorted((*changes.new, *changes.changed, *changes.stale)):
         before = _read(changes.folder / name) or ""
@@ -98,13 +99,13 @@ def _read(file: Path) -> str | None:
     return file.read_bytes().decode("utf-8", errors="replace")
 
 
-def _replace(file: Path, text: str) -> None:
+def replace_file(file: Path, data: bytes) -> None:
     """Write beside the target, then rename over it: a reader sees the old file or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode("utf-8"))
+            stream.write(data)
         os.chmod(temporary, 0o644)
         os.replace(temporary, file)
     except BaseException:
