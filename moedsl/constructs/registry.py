@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -57,5 +58,13 @@ def _may_declare(folder: str) -> bool:
     place = Path(folder or ".")
     if place.is_file():  # an archive: only importlib.metadata reads into those
         return True
-    found = (f for kind in ("dist", "egg") for f in place.glob(f"*.{kind}-info/entry_points.txt"))
-    return any(f"[{ENTRY_POINTS}]" in file.read_text(errors="replace") for file in found)
+    names = os.listdir(place) if place.is_dir() else []
+    found = (place / name for name in names if name.endswith((".dist-info", ".egg-info")))
+    return any(_declares(metadata / "entry_points.txt") for metadata in found)
+
+
+def _declares(file: Path) -> bool:
+    try:
+        return f"[{ENTRY_POINTS}]" in file.read_text(errors="replace")
+    except OSError:  # most have no such file
+        return False
