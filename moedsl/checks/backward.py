@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from moedsl.checks.traits import carries, constant, field_of, is_loss
+from moedsl.checks.traits import carries, constant, field_of, is_loss, names_of_fields
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
 from moedsl.ir.ops import Call, Field, Stack
@@ -72,9 +72,10 @@ class Backward:
         if isinstance(node.op, Call | Stack):
             called = [self.reach(unit, outs).inputs for _, unit, outs in self.below(node, wanted)]
             return called[0].union(*called[1:])
-        asks = is_loss(node) and (self.losses is None or node in self.losses)
-        if not wanted and not asks:
-            return NOTHING
+        if not wanted:
+            asks = is_loss(node) if self.losses is None else node in self.losses
+            if not asks:
+                return NOTHING
         name = node.op.field if isinstance(node.op, Field) else WHOLE
         return frozenset([(index, name) for index in self._passing(node, wanted)])
 
@@ -88,11 +89,9 @@ class Backward:
             is_record = bool(node.outputs) and isinstance(node.outputs[0].type, RecordType)
             if not (is_record and WHOLE in names):
                 return ()
-        return [
-            index
-            for index in inputs
-            if carries(node, index) and ((owner := field_of(node, index)) is None or owner in names)
-        ]
+        if names_of_fields(node) is None:
+            return [index for index in inputs if carries(node, index)]
+        return [i for i in inputs if carries(node, i) and field_of(node, i) in names]
 
     def bodies(self, graph: Graph, taps: bool = False) -> Iterator[tuple[Unit, dict[Node, Wanted]]]:
         """(unit, its nodes that are reached) for each set of outputs that any place wants of it, from the root's
@@ -151,6 +150,9 @@ class Backward:
 
 
 def _indexed(values: Sequence[Value], live: Live) -> Wanted:
+    if len(values) == 1:  # most nodes have one result
+        names = live.get(values[0])
+        return NOTHING if names is None else frozenset([(0, name) for name in names])
     return frozenset(
         [(index, n) for index, value in enumerate(values) if value in live for n in live[value]]
     )

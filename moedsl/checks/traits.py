@@ -52,9 +52,14 @@ def constant(node: Node) -> Dim | None:
     return axis if axis is not None and axis.size == 1 else None
 
 
+def names_of_fields(node: Node) -> tuple[str, ...] | None:
+    """Of an operation that makes a record: the field that each of its inputs becomes; None for the others."""
+    return getattr(node.op, "fields", None) or _FIELDS.get(type(node.op))
+
+
 def field_of(node: Node, index: int) -> str | None:
     """The field that an input becomes in the record that the node makes; None where the node makes no record."""
-    names = getattr(node.op, "fields", None) or _FIELDS.get(type(node.op))
+    names = names_of_fields(node)
     if names is None:
         return None
     return names[index] if index < len(names) else ""

@@ -24,7 +24,7 @@ from moedsl.frozen import frozen
 from moedsl.model import terms
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class Setting:
     """One setting. `default` is text of the language; None makes it required; positional ones fill in order."""
 
@@ -42,7 +42,7 @@ class Setting:
         return term
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class Number(Setting):
     """An int (`whole`) or float, with inclusive bounds; `unit` is for documentation; may admit words such as `none`,
     `learned`; admits `phase(...)` where `phases`."""
@@ -65,7 +65,7 @@ class Number(Setting):
         return term
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class Words(Setting):
     """One of a few words."""
 
@@ -76,7 +76,7 @@ class Words(Setting):
         return term.text if isinstance(term, terms.Word) else term
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class Flag(Setting):
     """`true` or `false`."""
 
@@ -86,7 +86,7 @@ class Flag(Setting):
         return term.text == "true" if isinstance(term, terms.Word) else term
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class Expression(Setting):
     """A tensor expression, or (where `bare`) a recipe fed with x. `sees` names the tensors in scope, in the order in
     which a form's expressions are evaluated; `kinds` narrows what a bare recipe may be."""
@@ -97,7 +97,7 @@ class Expression(Setting):
     type: ClassVar[str] = "expression"
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class RecipeOf(Setting):
     """A recipe of one of `kinds` (empty: any). Where `tensors`, a named tensor may stand too (a decision). Where
     `flows`, a flow of such recipes is one too (`groups(8) -> top_k(2)`)."""
@@ -109,7 +109,7 @@ class RecipeOf(Setting):
     type: ClassVar[str] = "recipe"
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class Bank(Setting):
     """Recipes side by side: `8 * swiglu(64)`, a recipe, `none`, or named kinds `[full = 7 * a, skip = zero]`."""
 
@@ -126,7 +126,7 @@ class Bank(Setting):
         return ((None, *_copies(term)),)
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class Listed(Setting):
     """A list whose items are recipes of one of `kinds` (one item may stand without brackets), or texts."""
 
@@ -141,7 +141,7 @@ class Listed(Setting):
         return tuple(i.value if isinstance(i, terms.Text) else i for i in kept)
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, hash_once=True)
 class PlaceOf(Setting):
     """The path of another place (`tied(embed)`); resolved to `terms.Text` with that path."""
 

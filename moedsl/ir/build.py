@@ -6,8 +6,7 @@ nodes, on which everything later stays silent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 from moedsl.diagnostics.model import Label, Sink
@@ -65,28 +64,20 @@ class Builder:
     def bind(self, name: str, value: Value) -> None:
         self.scope[name] = value
 
-    @contextmanager
-    def body(self, **named: Value) -> Iterator[None]:
+    def body(self, **named: Value) -> _Inside:
         """Names of an inner body; those around it stay readable and come back after."""
-        before = self.frame.scope
-        self.frame.scope = {**before, **named}
-        try:
-            yield
-        finally:
-            self.frame.scope = before
+        inside = _Inside(self.frame)
+        self.frame.scope = {**self.frame.scope, **named}
+        return inside
 
-    @contextmanager
-    def at(self, name: str, hint: Hint | None = None, role: str = "") -> Iterator[None]:
+    def at(self, name: str, hint: Hint | None = None, role: str = "") -> _Inside:
         """Inside a role or a recipe that is spelled out in this unit."""
         frame = self.frame
-        before = frame.prefix, frame.hint, frame.role
+        inside = _Inside(frame)
         frame.prefix = (*frame.prefix, name) if name else frame.prefix
         frame.hint = hint if hint is not None else frame.hint
         frame.role = role or frame.role
-        try:
-            yield
-        finally:
-            frame.prefix, frame.hint, frame.role = before
+        return inside
 
     # --- nodes ---------------------------------------------------------------------------------
 
@@ -273,6 +264,21 @@ class Builder:
         (first, text), *rest = labels
         more = tuple(Label(s, t) for s, t in rest if s not in (NOWHERE, first))
         self.sink.error(code, message, first, text, secondary=more, help=help)
+
+
+class _Inside:
+    """At its end the frame stands where it stood."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.before = frame.scope, frame.prefix, frame.hint, frame.role
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *problem: object) -> None:
+        frame = self.frame
+        frame.scope, frame.prefix, frame.hint, frame.role = self.before
 
 
 def _name_repeated(op: Op, values: tuple[Value, ...]) -> None:

@@ -110,11 +110,11 @@ def _recipe(
     more: tuple[Value, ...],
     named: dict[str, Value],
 ) -> Value:
-    from moedsl.constructs.registry import construct_of
+    from moedsl.constructs.registry import construct_of, constructs
 
-    construct = construct_of(recipe)
+    construct = constructs()[recipe.construct]
     if not _is_stage(build, construct):
-        return problems.not_a_stage(build, construct, recipe, x)
+        return problems.not_a_stage(build, construct_of(recipe), recipe, x)
     build.spans.append(recipe.span)
     try:
         if construct.unit and build.frame.rows is None:
@@ -127,8 +127,8 @@ def _recipe(
             frame = build.frame
             *_, own = frame.places.claim(frame.prefix, recipe.place or recipe.name)
             with build.at(own), build.body(x=x):
-                return lower(build, construct, x, *more, **named)
-        return lower(build, construct, x, *more, **named)
+                return lower(build, construct_of(recipe), x, *more, **named)
+        return lower(build, construct_of(recipe), x, *more, **named)
     finally:
         build.spans.pop()
 
@@ -155,13 +155,13 @@ def _takes(construct: Construct, x: Value) -> bool:
     return construct.takes in ("any", "ids" if is_ids(x) else "numbers")
 
 
-def _is_stage(build: Builder, construct: Construct) -> bool:
+def _is_stage(build: Builder, construct: type[Construct]) -> bool:
     """Does a tensor go through it? A selection is one in a router's `select` only, a score in `scores`."""
     if construct.kind == "select":
         return build.frame.role == "select"
     if construct.kind == "score":
         return build.frame.role == "scores"
-    return type(construct).lower is not declare.Construct.lower
+    return construct.lower is not declare.Construct.lower
 
 
 def _flow(

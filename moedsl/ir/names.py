@@ -38,12 +38,16 @@ class Naming:
         return self._found[id(term)][1]
 
     def _of_parts(self, term: Term) -> Names:
-        below = [names for child in term.parts if (names := self.of(child)) is not LEAF]
-        own = _brought(term) if isinstance(term, terms.Recipe) else NONE
-        return Names(
-            NONE.union(*(names.mentioned for names in below)),
-            own.union(*(names.own for names in below)),
-        )
+        mentioned: set[str] = set()
+        own = set(_brought(term)) if isinstance(term, terms.Recipe) else set()
+        for part in term.parts:
+            if isinstance(part, terms.Tensor):
+                mentioned.add(part.name)
+            elif part.size > 1:
+                names = self.of(part)
+                mentioned |= names.mentioned
+                own |= names.own
+        return Names(frozenset(mentioned), frozenset(own))
 
 
 def _brought(recipe: terms.Recipe) -> frozenset[str]:

@@ -15,7 +15,8 @@ def thread(units: list[Unit]) -> None:
     """Complete all units, callees before callers; the last is the root."""
     root = units[-1]
     wants: Wants = {unit: dict(zip(unit.wants, unit.ambients, strict=True)) for unit in units}
-    while _spread(units, wants):
+    calls = [(u, called) for u in units for node in u.nodes if (called := callees(node))]
+    while _spread(calls, wants):
         pass
     names = _names(units, wants)
     for unit in units[:-1]:
@@ -39,18 +40,16 @@ def callees(node: Node) -> list[Unit]:
     return []
 
 
-def _spread(units: list[Unit], wants: Wants) -> bool:
+def _spread(calls: list[tuple[Unit, list[Unit]]], wants: Wants) -> bool:
     """One round: callers want what callees want; layers of one stack want the same. True if anything changed."""
     before = sum(map(len, wants.values()))
-    for unit in units:
-        for node in unit.nodes:
-            called = callees(node)
-            needed = dict.fromkeys(op for callee in called for op in wants[callee])
-            for taker in [*called, unit]:
-                for op in needed:
-                    if op not in wants[taker]:
-                        assert isinstance(op, Ambient)
-                        wants[taker][op] = Value(op.name, op.infer()[0])
+    for unit, called in calls:
+        needed = dict.fromkeys(op for callee in called for op in wants[callee])
+        for taker in [*called, unit]:
+            for op in needed:
+                if op not in wants[taker]:
+                    assert isinstance(op, Ambient)
+                    wants[taker][op] = Value(op.name, op.infer()[0])
     return sum(map(len, wants.values())) > before
 
 

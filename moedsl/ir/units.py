@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moedsl.ir import expressions, ops
@@ -86,11 +85,12 @@ class Units:
 
     def unit(self, term: Term, inputs: Inputs, width: Dim | None, extra: Any) -> Unit:
         """The unit of a term on inputs of these types, lowered now unless it was before."""
-        plain = replace(term, place="", tied="") if isinstance(term, terms.Recipe) else term
-        key = (plain, tuple((name, value.type) for name, value in inputs), width, extra)
-        if key not in self.memo:
-            self.memo[key] = self._lower(term, inputs, width, extra)
-        return self.memo[key]
+        said = term.said if isinstance(term, terms.Recipe) else term
+        key = (said, tuple([(name, value.type) for name, value in inputs]), width, extra)
+        unit = self.memo.get(key)
+        if unit is None:
+            unit = self.memo[key] = self._lower(term, inputs, width, extra)
+        return unit
 
     # --- one unit -------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moedsl.diagnostics.model import Edit, Label
 from moedsl.model import algebra, evaluate, foresee, limits, misfits, terms
@@ -61,7 +61,7 @@ class _Writing:
 
     def _stage(self, expr: ast.Expr) -> bool:
         run, span = self.run, self.at.where(expr)
-        at = replace(self.at, index=self.position, flow=self.numbering, outside=self.at)
+        at = At(self.position, self.numbering, self.at, self.at.choices, self.at.blame)
         run.keep(expr, self.env, *self.edits)
         key = ("stage", id(expr), id(self.env), id(self.numbering), *map(id, self.edits))
         term = run.remember(key, at, lambda: evaluate.evaluate(run, expr, self.env, at, self.edits))

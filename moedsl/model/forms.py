@@ -4,6 +4,7 @@ size."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from moedsl.constructs.declare import Bank, Construct, Expression
 from moedsl.model import banks, blocks, evaluate, instance, merge, misfits, problems, terms, values
@@ -27,6 +28,11 @@ class _Filling:
     frame: Frame
     at: At
     span: Span
+
+    @cached_property
+    def blaming(self) -> At:
+        """Where defaults are read: mistakes in them are shown at the recipe. Asked once the bank's size is known."""
+        return self.at.blaming(self.span)
 
 
 def instantiate(
@@ -55,6 +61,7 @@ def instantiate(
         settings = _settings(filling)
     if settings is None or lets is None or not healthy:
         return None
+    origins = tuple([(n, e.span) for n, e in frame.given.items() if not e.implicit])
     recipe = terms.Recipe(
         cls.name,
         name,
@@ -62,8 +69,8 @@ def instantiate(
         name,
         lets,
         doc=doc,
-        given=frozenset(n for n, e in frame.given.items() if not e.implicit),
-        origins=tuple((n, e.span) for n, e in frame.given.items() if not e.implicit),
+        given=frozenset([n for n, _ in origins]),
+        origins=origins,
         span=span,
     )
     return recipe if instance.checked(run, recipe) else None
@@ -91,11 +98,13 @@ def _lets(filling: _Filling) -> tuple[terms.Let, ...] | None:
 def _settings(filling: _Filling) -> tuple[tuple[str, terms.Term], ...] | None:
     cls = filling.cls
     found: dict[str, terms.Term | None] = {}
-    banks_first = sorted(cls.settings, key=lambda name: not isinstance(cls.settings[name], Bank))
+    banks_first = list(cls.settings)
+    banks_first.sort(key=lambda name: not isinstance(cls.settings[name], Bank))
     for name in banks_first:  # others may ask how many choices there are
         found[name] = term = _setting(filling, name)
         if name == banks_first[0] and isinstance(cls.settings[name], Bank):
             filling.at = replace(filling.at, choices=banks.size(term) or filling.at.choices)
+            filling.__dict__.pop("blaming", None)
     if None in found.values():
         return None
     return tuple((name, found[name]) for name in cls.settings)  # type: ignore[misc]
@@ -127,7 +136,7 @@ def _entry_term(filling: _Filling, name: str, entry: Entry) -> terms.Term | None
         setting = replace(setting, bare=True)  # what is added or follows begins with nothing
     slot = values.Slot(filling.cls.name, name, setting, setting.default or "" if default else "")
     env = Env(implicit(*getattr(setting, "sees", ("x",))), entry.env)
-    at = filling.at.blaming(filling.span) if default else filling.at
+    at = filling.blaming if default else filling.at
     run.keep(env)
     assert entry.value is not None
     term = values.coerce(run, slot, entry.value, env, at, entry.edits)

@@ -10,6 +10,9 @@ from moedsl.model.run import Run
 
 def in_order(run: Run, lets: Iterable[terms.Let]) -> list[terms.Let] | None:
     """Each after those it reads; None where some read each other."""
+    lets = list(lets)
+    if not lets:
+        return lets  # as in most bodies
     by_name = {let.name: let for let in lets}
     reads = {name: read(let.value) & by_name.keys() for name, let in by_name.items()}
     done: dict[str, terms.Let] = {}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -129,14 +128,14 @@ class Run:
 
     # --- bodies --------------------------------------------------------------------------------
 
-    @contextmanager
-    def body(self, mentions: bool) -> Iterator[None]:
+    def body(self, mentions: bool) -> _Body:
         """Inside a body whose places are told apart by name (blocks, the model), or not (settings name them)."""
         self.mentions.append({} if mentions else None)
-        try:
-            yield
-        finally:
-            self.mentions.pop()
+        return self._body
+
+    @cached_property
+    def _body(self) -> _Body:
+        return _Body(self.mentions)
 
     def mention_if_place(self, entry: Entry, span: Span) -> None:
         """A declared recipe stands at a place of its name: two places take two names."""
@@ -169,6 +168,19 @@ class _Step:
 
     def __exit__(self, *problem: object) -> None:
         self.fuel.depth -= 1
+
+
+@frozen(eq=False)
+class _Body:
+    """Entered like a step."""
+
+    mentions: list[dict[str, Span] | None]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *problem: object) -> None:
+        self.mentions.pop()
 
 
 def _token(dep: Hashable, at: At) -> Hashable:

@@ -66,7 +66,9 @@ class At:
         return self.blame or node.span
 
     def blaming(self, span: Span | None) -> At:
-        return self if self.blame == span else replace(self, blame=span)
+        if self.blame == span:
+            return self
+        return At(self.index, self.flow, self.outside, self.choices, span)
 
     def index_in(self, flow: Numbering) -> int | None:
         at: At | None = self

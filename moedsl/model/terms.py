@@ -8,10 +8,10 @@ place) or tensor. `type_of(term)` says which.
 from __future__ import annotations
 
 from dataclasses import field
-from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 from moedsl.frozen import frozen
+from moedsl.model.tree import Compound, Leaf
 from moedsl.source import Span
 
 _NOWHERE = Span(0, 0)
@@ -21,31 +21,14 @@ def _span() -> Span:
     return field(default=_NOWHERE, compare=False, repr=False)
 
 
-class _Leaf:
-    parts: ClassVar[tuple[Term, ...]] = ()
-    size: ClassVar[int] = 1
-
-
-class _Compound:
-    @property
-    def parts(self) -> tuple[Term, ...]:
-        """The terms that it is made of, in the order in which they were written."""
-        raise NotImplementedError
-
-    @cached_property
-    def size(self) -> int:
-        """Nodes of the term as a tree, counts not multiplied."""
-        return 1 + sum([part.size for part in self.parts])
-
-
 @frozen
-class Number(_Leaf):
+class Number(Leaf):
     value: int | float
     span: Span = _span()
 
 
 @frozen
-class Word(_Leaf):
+class Word(Leaf):
     """A word of a setting's own type: `causal`, `mean`, `none`, `true`."""
 
     text: str
@@ -53,13 +36,13 @@ class Word(_Leaf):
 
 
 @frozen
-class Text(_Leaf):
+class Text(Leaf):
     value: str
     span: Span = _span()
 
 
 @frozen
-class Items(_Compound):
+class Items(Compound):
     """`[a, b]` or `[full = a, skip = b]`: (label or None, term) pairs."""
 
     items: tuple[tuple[str | None, Term], ...]
@@ -71,7 +54,7 @@ class Items(_Compound):
 
 
 @frozen
-class Tensor(_Leaf):
+class Tensor(Leaf):
     """A named tensor of the body one is in: `x`, `score`, a `let`, a bound parameter of a block."""
 
     name: str
@@ -97,7 +80,7 @@ class Assign:
 
 
 @frozen(hash_once=True)
-class Recipe(_Compound):
+class Recipe(Compound):
     """A construct with every setting filled in (defaults too), in the construct's declared order.
 
     name: what the spec calls it (`gqa`, `sparse`, `before_mix`; the construct's own name where inline): names classes.
@@ -124,6 +107,11 @@ class Recipe(_Compound):
         settings, bound = [term for _, term in self.settings], [term for _, term in self.bound]
         return (*settings, *[statement.value for statement in self.body], *bound)
 
+    @property
+    def said(self) -> tuple[object, ...]:
+        """All of it but where it stands."""
+        return self.construct, self.name, self.settings, self.body, self.bound
+
     def setting(self, name: str) -> Term:
         return next(term for key, term in self.settings if key == name)
 
@@ -133,7 +121,7 @@ class Recipe(_Compound):
 
 
 @frozen
-class Flow(_Compound):
+class Flow(Compound):
     """`a -> b`: recipes composed."""
 
     stages: tuple[Term, ...]
@@ -145,7 +133,7 @@ class Flow(_Compound):
 
 
 @frozen
-class Copies(_Compound):
+class Copies(Compound):
     """`n * recipe`: n copies with weights of their own; in sequence in a flow, side by side in a bank.
 
     In a flow every run of equal layers arrives as one Copies (or the bare recipe where n is 1); layers that differ
@@ -162,7 +150,7 @@ class Copies(_Compound):
 
 
 @frozen
-class Apply(_Compound):
+class Apply(Compound):
     """`recipe(tensor, second_stream, name = tensor)` or `tensor -> recipe`."""
 
     recipe: Term
@@ -176,7 +164,7 @@ class Apply(_Compound):
 
 
 @frozen
-class Arithmetic(_Compound):
+class Arithmetic(Compound):
     """`a + b`, `a - b`, `a * b`, `a / b` of recipes (same input to both), tensors, or a tensor beside a recipe."""
 
     operator: Literal["+", "-", "*", "/"]
@@ -190,7 +178,7 @@ class Arithmetic(_Compound):
 
 
 @frozen
-class Phase(_Compound):
+class Phase(Compound):
     """`phase(train = a, eval = b, decode = c)` where the three differ."""
 
     train: Term
