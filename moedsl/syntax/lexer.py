@@ -52,15 +52,19 @@ def scan(source: Source, pattern: re.Pattern[str], sink: Sink) -> list[Lexeme]:
         return []
     lexemes: list[Lexeme] = []
     for match in pattern.finditer(text):
-        kind, span = match.lastgroup or BAD, Span(match.start(), match.end(), file)
-        if kind == "SPACE" or (match.group() == BYTE_ORDER_MARK and span.start == 0):
+        kind = match.lastgroup or BAD
+        if kind == "SPACE":
             continue
+        word, start = match.group(), match.start()
+        if word == BYTE_ORDER_MARK and start == 0:
+            continue
+        span = Span(start, match.end(), file)
         if kind in strays.KINDS:
-            _report(kind, match.group(), span, lexemes, sink)
+            _report(kind, word, span, lexemes, sink)
             kind = BAD
         elif kind == "NUMBER":
-            kind = _checked_number(match.group(), span, sink)
-        lexemes.append(Lexeme(kind, match.group(), span))
+            kind = _checked_number(word, span, sink)
+        lexemes.append(Lexeme(kind, word, span))
         if len(lexemes) > MAX_LEXEMES:
             message = f"this text has more than the {MAX_LEXEMES:,} words and signs that are read"
             sink.error("E0107", message, span, "split it, and `import` the parts")
