@@ -9,6 +9,7 @@ from moedsl.checks.checkpoint import check_checkpoint
 from moedsl.checks.gradients import check_gradients, check_unread
 from moedsl.checks.losses import check_losses
 from moedsl.checks.routing import check_picks
+from moedsl.checks.stages import check_stages
 from moedsl.diagnostics.model import Sink
 from moedsl.ir.graph import Graph
 
@@ -19,4 +20,5 @@ CHECKS: tuple[Callable[[Graph, Sink], None], ...] = (
     check_losses,
     check_unread,
     check_checkpoint,
+    check_stages,
 )

@@ -158,6 +158,18 @@ class PlaceOf(Setting):
         return term
 
 
+@frozen(kw_only=True)
+class Declared(Setting):
+    """The name of something that the model declares with the word `by` (a stage)."""
+
+    by: str = ""
+    words: tuple[str, ...] = ("none",)
+    type: ClassVar[str] = "name"
+
+    def value(self, term: terms.Term) -> Any:
+        return term.text if isinstance(term, terms.Word) else term
+
+
 def _copies(term: terms.Term) -> tuple[int, terms.Term]:
     return (term.count, term.recipe) if isinstance(term, terms.Copies) else (1, term)
 

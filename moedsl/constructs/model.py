@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from moedsl.constructs.declare import Construct, Number
+from moedsl.constructs.declare import Construct, Declared, Number
 
 
 class Model(Construct):
@@ -24,6 +24,11 @@ class Model(Construct):
         unit="tokens",
         words=("none",),
         doc="longest sequence the model was made for; `none` leaves it open",
+    )
+    stage = Declared(
+        "none",
+        by="stage",
+        doc="the training stage that the package is for: what that stage changes is changed, as in `--set stage=tune`",
     )
     implicit: ClassVar[dict[str, str]] = {"embed": "embedding(vocab)", "head": "linear(vocab)"}
 

@@ -95,9 +95,14 @@ CODES: dict[str, str] = {
     "E0603": "something that a checkpoint has twice",
     "E0604": "steps that do not fit their places",
     "E0605": "an index that the name lacks",
+    # --- stages of training
+    "E0606": "a selection that no weight is in",
+    "E0607": "a stage that starts from one that is not there",
+    "E0608": "a stage that changes the weights themselves",
     # --- warnings
     "W1001": "a router whose one weight is always 1",
     "W1002": "a place that nothing reads",
     "W1003": "a loss with a coefficient of 0",
+    "W1004": "a weight that no stage trains",
     "W1010": "a declaration that nothing reads",
 }

@@ -7,10 +7,14 @@ from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env
 from moedsl.syntax import ast
 
+OWN = ("init", "train", "rate", "data", "fit", "loss")  # what a stage itself has
+_LATER = ("data", "fit", "loss")
+
 
 def stage(run: Run, entry: Entry, at: At) -> terms.Stage:
     """`stage tune { init = pretrain  train = all - sparse.experts }`."""
     settings: list[tuple[str, terms.Term]] = []
+    edits: list[str] = []
     seen: dict[str, ast.Assign] = {}
     for statement in entry.body.statements if entry.body is not None else ():
         if not isinstance(statement, ast.Assign) or statement.operator != "=":
@@ -22,10 +26,26 @@ def stage(run: Run, entry: Entry, at: At) -> terms.Stage:
                 problems.duplicate(run.sink, path, target.span, seen[path].span)
                 continue
             seen[path] = statement
+            if path not in OWN:
+                edits.append(path)
+                continue
+            if path in _LATER:
+                problems.not_yet(run.sink, f"`{path}` in a stage", target.span)
+                continue
             term = _said(run, statement.value, entry.env, at)
             if term is not None:
                 settings.append((path, term))
-    return terms.Stage(entry.name, tuple(settings), entry.span)
+    return terms.Stage(entry.name, tuple(settings), tuple(edits), entry.span)
+
+
+def edits_of(entry: Entry) -> tuple[ast.Statement, ...]:
+    """What a stage changes in the model: `sparse.experts.dropout = 0.4`, and edits with a body."""
+    statements = entry.body.statements if entry.body is not None else ()
+    return tuple(each for each in statements if isinstance(each, ast.Assign) and _edits(each))
+
+
+def _edits(statement: ast.Assign) -> bool:
+    return any(dotted(target) not in OWN for target in statement.targets)
 
 
 def _said(run: Run, expr: ast.Expr, env: Env, at: At) -> terms.Term | None:

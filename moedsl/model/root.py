@@ -45,6 +45,7 @@ def model(run: Run, entry: Entry, edits: tuple[Layer, ...], file: Frame) -> term
     for each in layers:
         _parameters(run, frame, each)
         merge.lay(run, frame, each.layer)
+    _enter_stage(run, frame)
     parts = _parts(run, frame)
     unused.report(run, frame, file)
     if not parts.outputs:
@@ -63,6 +64,18 @@ def model(run: Run, entry: Entry, edits: tuple[Layer, ...], file: Frame) -> term
         entry.doc,
         entry.span,
     )
+
+
+def _enter_stage(run: Run, frame: Frame) -> None:
+    """`stage = tune`: the model as it is in that stage."""
+    chosen = frame.names.get("stage")
+    if chosen is None or not isinstance(chosen.value, ast.Path) or chosen.value.name == "none":
+        return
+    name = phases.dotted(chosen.value)
+    stage = frame.names.get(name)
+    if stage is None or stage.kind != "stage":
+        return  # said where the setting is read
+    merge.lay(run, frame, Layer(phases.edits_of(stage), stage.env, True))
 
 
 # --- the definition ----------------------------------------------------------------------------

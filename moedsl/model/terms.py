@@ -265,10 +265,11 @@ class Checkpoint:
 
 @frozen
 class Stage:
-    """A training phase, in order; `settings` as written."""
+    """A training phase, in order; `settings` as written. `edits`: the paths of the model that it sets anew."""
 
     name: str
     settings: tuple[tuple[str, Term], ...]
+    edits: tuple[str, ...] = ()
     span: Span = _span()
 
 

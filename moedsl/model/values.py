@@ -10,6 +10,7 @@ from moedsl.constructs.declare import (
     Flag,
     Listed,
     Number,
+    Declared,
     PlaceOf,
     RecipeOf,
     Setting,
@@ -66,6 +67,8 @@ def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits 
                 return _listed(run, slot, expr, env, at, edits)
             case PlaceOf():
                 return _place(run, slot, expr, env, at)
+            case Declared():
+                return _declared(run, slot.setting, expr, env, at)
         term = evaluate.evaluate(run, expr, env, at, edits)
         return None if term is None else fit(run, slot, term, at.where(expr))
 
@@ -111,6 +114,23 @@ def _phase(run: Run, slot: Slot, expr: ast.Call, env: Env, at: At, edits: Edits)
     if train is None or eval_ is None or decode is None:
         return None
     return terms.Phase(train, eval_, decode, at.where(expr))
+
+
+def _declared(run: Run, setting: Declared, expr: ast.Expr, env: Env, at: At) -> terms.Word | None:
+    name = expr.name if isinstance(expr, ast.Path) else None
+    entry = env.find(name) if name else None
+    if entry is not None and entry.kind == setting.by:
+        entry.used = True
+        return terms.Word(entry.name, at.where(expr))
+    known = [each for each in env.names() if getattr(env.find(each), "kind", "") == setting.by]
+    said = f"`{name}`" if name else "this"
+    run.sink.error(
+        "E0201",
+        f"{said} is not the name of {misfits.a(setting.by)}",
+        at.where(expr),
+        help=f"there are: {', '.join(f'`{each}`' for each in known)}" if known else "",
+    )
+    return None
 
 
 def _place(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At) -> terms.Text | None:

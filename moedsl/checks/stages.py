@@ -1,0 +1,65 @@
+"""Stages of training: what each selects is there, and every weight trains in one of them."""
+
+from __future__ import annotations
+
+from moedsl.checks.whole import is_whole
+from moedsl.diagnostics.model import Sink
+from moedsl.diagnostics.suggest import did_you_mean
+from moedsl.ir.graph import Graph
+from moedsl.ir.info import ranges
+from moedsl.ir.stages import Fault, Phase, Selections, phases
+
+_MOST = 4  # weights that one message names
+
+
+def check_stages(graph: Graph, sink: Sink) -> None:
+    if graph.model is None or not graph.model.stages or not is_whole(graph, sink):
+        return
+    found, faults = phases(graph)
+    for fault in faults:
+        _report(fault, graph, found, sink)
+    if not faults:
+        _check_untrained(graph, found, sink)
+
+
+def _report(fault: Fault, graph: Graph, found: list[Phase], sink: Sink) -> None:
+    if fault.kind == "nothing":
+        close = did_you_mean(fault.word.split(".")[0], Selections(graph).words())
+        help = "a selection is `all`, the path of a place, or a kind such as `router`"
+        if close and close[0] != fault.word:
+            help = f"did you mean `{close[0]}`?"
+        sink.error("E0606", f"no weight is at `{fault.word}`", fault.term.span, help=help)
+    elif fault.kind == "stage":
+        names = [phase.stage.name for phase in found]
+        sink.error(
+            "E0607",
+            f"no stage before this one is called `{fault.word}`",
+            fault.term.span,
+            "its weights would be where this one starts",
+            help=f"the stages are {', '.join(f'`{name}`' for name in names)}, in this order",
+        )
+    else:
+        sink.error(
+            "E0210",
+            "a stage trains places by name, at rates that are numbers",
+            fault.term.span,
+            help="as in `train = all - sparse.experts` and `rate = [router = 0.1]`",
+        )
+
+
+def _check_untrained(graph: Graph, found: list[Phase], sink: Sink) -> None:
+    trained = frozenset().union(*(phase.trained for phase in found))
+    trainable = {path for path, _, parameter, _ in graph.parameters() if parameter.trainable}
+    left = [path for path in graph.storage() if path in trainable and path not in trained]
+    if not left:
+        return
+    shown = ranges(left)
+    more = f" and {len(shown) - _MOST} more" if len(shown) > _MOST else ""
+    named = ", ".join(f"`{path}`" for path in shown[:_MOST]) + more
+    sink.warn(
+        "W1004",
+        f"no stage trains {named}",
+        found[-1].stage.span,
+        "the last of the stages",
+        help="name them in the `train` of a stage, or leave them as they were loaded on purpose",
+    )
