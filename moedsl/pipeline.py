@@ -32,6 +32,7 @@ def check(source: Source, settings: tuple[str, ...] = (), target: str = "") -> R
     """Everything up to the checked graph. `settings` are `path=expression` edits; `target` names one of several
     models of the file (default: the last)."""
     from moedsl.checks import CHECKS
+    from moedsl.checks.stages import apart, check_same_weights
     from moedsl.ir.lower import lower
     from moedsl.model.resolve import resolve
     from moedsl.syntax.parser import parse
@@ -43,6 +44,11 @@ def check(source: Source, settings: tuple[str, ...] = (), target: str = "") -> R
     if graph is not None:
         for examine in CHECKS:
             examine(graph, sink)
+        for stage in apart(graph):
+            other = resolve(tree, source, sink, (*settings, f"stage = {stage.name}"), target)
+            changed = lower(other, sink) if other is not None else None
+            if changed is not None and not sink.has_errors:
+                check_same_weights(graph, changed, stage, sink)
     return Result(tree, model, graph, diagnostics=sink.sorted())
 
 

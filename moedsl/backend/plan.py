@@ -18,6 +18,7 @@ from moedsl.backend.plan_views import plan_routing, plan_runtime, wants
 from moedsl.backend.plan_words import docstring, legend, opening_comment
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
+from moedsl.backend.stages_view import StagesView, plan_stages
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, TensorType, Value
 from moedsl.ir.info import info_table
@@ -63,6 +64,7 @@ class Plan:
     routing: RoutingView | None
     runtime: RuntimeView
     library: tuple[LibraryFile, ...] = ()
+    stages: StagesView | None = None
 
 
 def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -> Plan:
@@ -83,9 +85,10 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     library = plan_library(wants(graph), first_line, package)
     routing = plan_routing(graph, first_line, package, frozenset(wants_of(library)))
     runtime = plan_runtime(graph, first_line)
-    exports = plan_exports(first_line, about, graph, names, routing, runtime)
+    stages = plan_stages(graph, first_line)
+    exports = plan_exports(first_line, about, graph, names, routing, runtime, stages)
     card = plan_card(graph, about, source, settings, exports.names, names.classes)
-    return Plan(package, model, exports, card, routing, runtime, library)
+    return Plan(package, model, exports, card, routing, runtime, library, stages)
 
 
 def summary(graph: Graph, source: Source) -> str:
@@ -116,6 +119,7 @@ def plan_exports(
     names: Names,
     routing: RoutingView | None,
     runtime: RuntimeView,
+    stages: StagesView | None,
 ) -> ExportsView:
     """Imports of what users call, and `__all__`."""
     imports = ImportSet()
@@ -128,6 +132,8 @@ def plan_exports(
         imports.name(".checkpoint", "load_checkpoint", "save_checkpoint")
     if runtime.generation is not None:
         imports.name(".generation", "generate")
+    if stages is not None:
+        imports.name(".stages", "STAGES", "begin")
     lines = tuple(line for block in imports.blocks() for line in block)
     exported = sorted(imports.local_names, key=_exported_order)
     quoted = [f'"{name}"' for name in exported]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moedsl.backend.library import print_library
 from moedsl.backend.routing_view import render_routing_files
 from moedsl.backend.runtime_view import render_runtime_files
+from moedsl.backend.stages_view import render_stages
 from moedsl.resources import read_text
 
 if TYPE_CHECKING:
@@ -47,4 +48,6 @@ def render(plan: Plan, compiled: BytecodeCache | None = None) -> dict[str, str]:
     }
     routing = render_routing_files(plan.routing, jinja) if plan.routing else {}
     library = {f"{file.name}.py": print_library(file) for file in plan.library}
-    return {**own, **routing, **library, **render_runtime_files(plan.runtime, jinja)}
+    runtime = render_runtime_files(plan.runtime, jinja)
+    stages = render_stages(plan.stages, jinja) if plan.stages else {}
+    return {**own, **routing, **library, **runtime, **stages}

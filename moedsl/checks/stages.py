@@ -8,6 +8,7 @@ from moedsl.diagnostics.suggest import did_you_mean
 from moedsl.ir.graph import Graph
 from moedsl.ir.info import ranges
 from moedsl.ir.stages import Fault, Phase, Selections, phases
+from moedsl.model.terms import Stage
 
 _MOST = 4  # weights that one message names
 
@@ -20,6 +21,30 @@ def check_stages(graph: Graph, sink: Sink) -> None:
         _report(fault, graph, found, sink)
     if not faults:
         _check_untrained(graph, found, sink)
+
+
+def apart(graph: Graph) -> list[Stage]:
+    """Stages that change the model: each is one more model with the same weights."""
+    if graph.model is None:
+        return []
+    chosen = getattr(graph.model.setting("stage"), "text", "none")
+    return [each for each in graph.model.stages if each.edits and each.name != chosen]
+
+
+def check_same_weights(graph: Graph, changed: Graph, stage: Stage, sink: Sink) -> None:
+    """What a stage sets may not make, drop or resize a weight: it goes on with those of another stage."""
+    before = {path: one.shape for path, one in graph.storage().items()}
+    after = {path: one.shape for path, one in changed.storage().items()}
+    odd = [path for path in {**before, **after} if before.get(path) != after.get(path)]
+    if odd:
+        edits = ", ".join(f"`{edit}`" for edit in stage.edits)
+        sink.error(
+            "E0608",
+            f"the stage `{stage.name}` changes the weights themselves: `{odd[0]}`",
+            stage.span,
+            f"sets {edits}",
+            help="a stage may change rates, losses and the like; another set of weights is another model",
+        )
 
 
 def _report(fault: Fault, graph: Graph, found: list[Phase], sink: Sink) -> None:

@@ -168,3 +168,16 @@ def _rates(term: Term | None, selections: Selections) -> Iterator[tuple[str, flo
             selections.faults.append(Fault("value", rate))
         else:
             yield name, float(rate.value), terms.Word(name, rate.span)
+
+
+def joins_apart(graph: Graph) -> bool:
+    """Does one parameter of the module hold weights that a stage treats differently?"""
+    found, _ = phases(graph)
+    modules = {path: one.module for path, one in graph.storage().items()}
+    for phase in found:
+        group_of = {path: group.name for group in phase.groups for path in group.weights}
+        seen: dict[str, str | None] = {}
+        for path, module in modules.items():
+            if seen.setdefault(module, group_of.get(path)) != group_of.get(path):
+                return True
+    return False

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from moedsl.constructs.declare import (
     Bank,
+    Declared,
     Expression,
     Flag,
     Listed,
     Number,
-    Declared,
     PlaceOf,
     RecipeOf,
     Setting,
