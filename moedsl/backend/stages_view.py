@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from moedsl.backend.plan_lines import STEP, call_lines
+from moedsl.backend.plan_lines import STEP, call_lines, fits
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph
 from moedsl.ir.stages import Group, Phase, phases
@@ -42,21 +42,26 @@ def plan_stages(graph: Graph, header: str) -> StagesView | None:
 
 
 def _stage(phase: Phase, modules: dict[str, str]) -> Iterator[str]:
+    every = list(dict.fromkeys(modules.values()))
     if phase.after:
         yield f"# starts from the weights of {phase.after}"
+    calls = [_group(group, modules, every, len(phase.groups)) for group in phase.groups]
+    one = f'"{phase.stage.name}": (Group({", ".join(calls[0])}),),'
+    if len(calls) == 1 and fits(one, 1):
+        yield one
+        return
     yield f'"{phase.stage.name}": ('
-    for group in phase.groups:
-        own = {modules[path] for path in group.weights}
-        patterns = [f'"{each}"' for each in _patterns(own, list(dict.fromkeys(modules.values())))]
-        for line in call_lines(
-            "Group", [_name(group), repr(group.rate), *_tuple(patterns)], ",", 2
-        ):
+    for call in calls:
+        for line in call_lines("Group", call, ",", 2):
             yield STEP + line
     yield "),"
 
 
-def _name(group: Group) -> str:
-    return f'"{group.name or "the others"}"'
+def _group(group: Group, modules: dict[str, str], every: list[str], count: int) -> list[str]:
+    own = {modules[path] for path in group.weights}
+    patterns = [f'"{each}"' for each in _patterns(own, every)]
+    name = group.name or ("all" if own == set(every) else "the others" if count > 1 else "chosen")
+    return [f'"{name}"', repr(group.rate), *_tuple(patterns)]
 
 
 def _tuple(patterns: list[str]) -> list[str]:

@@ -37,7 +37,7 @@ def check_same_weights(graph: Graph, changed: Graph, stage: Stage, sink: Sink) -
     after = {path: one.shape for path, one in changed.storage().items()}
     odd = [path for path in {**before, **after} if before.get(path) != after.get(path)]
     if odd:
-        edits = ", ".join(f"`{edit}`" for edit in stage.edits)
+        edits = ", ".join(f"`{edit}`" for edit, _ in stage.edits)
         sink.error(
             "E0608",
             f"the stage `{stage.name}` changes the weights themselves: `{odd[0]}`",

@@ -60,7 +60,10 @@ def _checkpoints(printer: _Printer, model: terms.Model) -> list[str]:
 
 def _stages(printer: _Printer, model: terms.Model) -> list[str]:
     return [
-        braced(f"stage {each.name}", aligned([(n, printer.text(t)) for n, t in each.settings]))
+        braced(
+            f"stage {each.name}",
+            aligned([*((n, printer.text(t)) for n, t in each.settings), *each.edits]),
+        )
         for each in model.stages
     ]
 

@@ -6,6 +6,7 @@ from moedsl.model import evaluate, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env
 from moedsl.syntax import ast
+from moedsl.syntax.unparse import unparse
 
 OWN = ("init", "train", "rate", "data", "fit", "loss")  # what a stage itself has
 _LATER = ("data", "fit", "loss")
@@ -14,7 +15,7 @@ _LATER = ("data", "fit", "loss")
 def stage(run: Run, entry: Entry, at: At) -> terms.Stage:
     """`stage tune { init = pretrain  train = all - sparse.experts }`."""
     settings: list[tuple[str, terms.Term]] = []
-    edits: list[str] = []
+    edits: list[tuple[str, str]] = []
     seen: dict[str, ast.Assign] = {}
     for statement in entry.body.statements if entry.body is not None else ():
         if not isinstance(statement, ast.Assign) or statement.operator != "=":
@@ -27,7 +28,7 @@ def stage(run: Run, entry: Entry, at: At) -> terms.Stage:
                 continue
             seen[path] = statement
             if path not in OWN:
-                edits.append(path)
+                edits.append((path, unparse(statement.value)))
                 continue
             if path in _LATER:
                 problems.not_yet(run.sink, f"`{path}` in a stage", target.span)

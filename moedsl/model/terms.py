@@ -265,11 +265,12 @@ class Checkpoint:
 
 @frozen
 class Stage:
-    """A training phase, in order; `settings` as written. `edits`: the paths of the model that it sets anew."""
+    """A training phase, in order; `settings` as written. `edits`: the paths of the model that it sets anew, and
+    what they get, in the words of the spec."""
 
     name: str
     settings: tuple[tuple[str, Term], ...]
-    edits: tuple[str, ...] = ()
+    edits: tuple[tuple[str, str], ...] = ()
     span: Span = _span()
 
 

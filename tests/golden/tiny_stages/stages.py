@@ -23,9 +23,7 @@ class Group(NamedTuple):
 
 
 STAGES: dict[str, tuple[Group, ...]] = {
-    "pretrain": (
-        Group("the others", 1.0, weights=("*",)),
-    ),
+    "pretrain": (Group("all", 1.0, weights=("*",)),),
 }
 
 
