@@ -86,5 +86,5 @@ def test_stages():
     assert settings["train"] == terms.Arithmetic(
         "-", terms.Word("all"), terms.Word("sparse.experts")
     )
-    assert settings["sparse.experts.dropout"] == terms.Number(0.4)
+    assert tune.edits == (("sparse.experts.dropout", "0.4"),)
     assert settings["rate"].items[0] == ("sparse", terms.Number(0.1))
