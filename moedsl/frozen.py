@@ -45,6 +45,12 @@ def frozen(
     return _made(cls, kw_only, eq, hash_once)
 
 
+@dataclass_transform(eq_default=False, field_specifiers=(dataclasses.field,))
+def record(cls: _Class) -> _Class:
+    """What has fields that change: made as cheaply, equal to itself only."""
+    return _made(cls, kw_only=False, eq=False, hash_once=False)
+
+
 def _made(cls: Any, kw_only: bool, eq: bool, hash_once: bool) -> Any:
     own = dict(cls.__dict__)
     cls.__doc__ = cls.__doc__ or cls.__name__  # dataclass would work out a signature to put there

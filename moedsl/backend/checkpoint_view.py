@@ -15,12 +15,12 @@ Layers get loops of their own only where they differ in what an entry says of th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.backend.checkpoint_lines import BRACES, Block, Line, quoted, safe, table_lines
 from moedsl.backend.naming import attribute, identifier
 from moedsl.backend.plan_lines import call_lines, fits, indented
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.ir.checkpoint_map import Layout, Places, Row, Target, match
 from moedsl.ir.graph import Graph, Storage
 from moedsl.model.terms import Checkpoint, Items, PathPattern, Text
@@ -153,7 +153,7 @@ def _sizes(weights: Iterable[Storage]) -> dict[str, int]:
 # --- from rows to entries ------------------------------------------------------------------------
 
 
-@dataclass
+@record
 class _Table:
     """Prints rows, and remembers which slices and fields they used."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.backend.plan_lines import call_lines
+from moedsl.frozen import record
 
 # Short spellings that an op may ask for.
 _KNOWN = {
@@ -19,7 +20,7 @@ _KNOWN = {
 }
 
 
-@dataclass
+@record
 class ImportSet:
     """`module("torch")` -> `import torch`; `name("torch", "nn")` -> `from torch import nn`; `.routing` is local."""
 

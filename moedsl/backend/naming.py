@@ -10,8 +10,10 @@ import builtins
 import keyword
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain, count
+
+from moedsl.frozen import record
 
 _WORD = re.compile(r"[^0-9a-zA-Z_]+")
 
@@ -78,7 +80,7 @@ def class_name(text: str, kind: str, taken: Collection[str]) -> str:
     return next(c for c in candidates if c not in _TAKEN_CLASSES and c not in taken)
 
 
-@dataclass
+@record
 class Scope:
     """The local names of one function. A name is given again only where its old value is no longer read."""
 

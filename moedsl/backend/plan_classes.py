@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.backend.imports import ImportSet
 from moedsl.backend.naming import Scope, attribute, camel, class_name
@@ -15,7 +15,7 @@ from moedsl.backend.plan_stacks import loop, made
 from moedsl.backend.plan_taps import is_list
 from moedsl.backend.plan_words import describe, docstring
 from moedsl.backend.statements import Writer, suffix
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Graph, Node, RecordType, TensorType, Unit, Value
 from moedsl.ir.graph import Parameter as Weight
@@ -44,7 +44,7 @@ class ClassView:
     methods: tuple[Method, ...]
 
 
-@dataclass
+@record
 class Names:
     """Class names of all units, and what the file of classes imports."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from string import Formatter
 
+from moedsl.frozen import record
 from moedsl.ir.graph import Node, Unit, Value
 from moedsl.ir.ops import Call, Stack
 
@@ -14,7 +15,7 @@ def is_loss(node: Node) -> bool:
     return bool(getattr(node.op, "loss", ""))
 
 
-@dataclass
+@record
 class Reads:
     """Answers for one graph; a unit is looked at once."""
 

@@ -8,13 +8,13 @@ old value is not read any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from string import Formatter
 
 from moedsl.backend.naming import Scope, attribute
 from moedsl.backend.plan_lines import fits, statement_lines
 from moedsl.backend.plan_reads import Reads
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Node, TensorType, Unit, Value
 from moedsl.ir.ops import Call, Combination, Stack, Statistic
 
@@ -35,7 +35,7 @@ class Text:
 _UNREAD = Text("")
 
 
-@dataclass
+@record
 class Writer:
     """Writes the nodes of one unit. `names` holds the names of inputs; `loop` prints a stack's lines, `finish` the
     return where it is more than the results."""

@@ -9,11 +9,11 @@ that statistics in it let pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from moedsl.checks.traits import carries, constant, field_of, is_loss, names_of_fields
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
 from moedsl.ir.ops import Call, Field, Stack
 
@@ -31,7 +31,7 @@ class Reach:
     nodes: dict[Node, Wanted]
 
 
-@dataclass
+@record
 class Backward:
     """`losses`: those that ask for gradients too (None: all)."""
 

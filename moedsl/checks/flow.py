@@ -5,10 +5,10 @@ Summaries are made once per unit and composed at calls, so the work grows with w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.checks.traits import sees
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Node, Unit, Value
 from moedsl.ir.ops import Stack
 
@@ -54,7 +54,7 @@ def _merge(into: Strands, more: Strands) -> None:
         into[index] = into[index].beside(strand) if index in into else strand
 
 
-@dataclass
+@record
 class Flow:
     """Summaries of the units of one graph: for each output and tap, its strands from the unit's inputs."""
 

@@ -13,7 +13,7 @@ from moedsl.checks.traits import constant
 from moedsl.checks.whole import is_whole
 from moedsl.diagnostics.model import Label, Sink
 from moedsl.ir.graph import NOWHERE, Graph, Node, Unit
-from moedsl.ir.info import ranges
+from moedsl.ir.ranges import ranges
 from moedsl.model import terms
 
 

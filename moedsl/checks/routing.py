@@ -6,7 +6,7 @@ from moedsl.checks.traits import chosen
 from moedsl.diagnostics.model import Edit, Label, Sink
 from moedsl.frozen import frozen
 from moedsl.ir.graph import NOWHERE, Dim, Graph, Unit
-from moedsl.ir.info import ranges
+from moedsl.ir.ranges import ranges
 from moedsl.ir.walk import walk
 from moedsl.model import terms
 from moedsl.source import Span

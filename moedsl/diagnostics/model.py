@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.source import Span
 
 Severity = Literal["error", "warning", "note"]
@@ -38,7 +38,7 @@ class Diagnostic:
     severity: Severity = "error"
 
 
-@dataclass
+@record
 class Sink:
     """Collects diagnostics; equal code and span are reported once."""
 

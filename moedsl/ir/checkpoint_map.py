@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal
 
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.model.terms import Checkpoint, CheckpointEntry, Number, PathPattern, Recipe
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Problem:
     path: PathPattern | None = None
 
 
-@dataclass
+@record
 class Places:
     """Every weight of a graph, by its path with indices taken out; banks with and without an index of their own."""
 

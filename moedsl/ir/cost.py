@@ -16,10 +16,10 @@ Costs are summed per unit and per density of rows, not per layer: a hundred equa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Graph, Node, Unit, Value
 
 BYTES = 2  # bfloat16
@@ -89,7 +89,7 @@ def cost(graph: Graph, tokens: int = 1) -> Cost:
 Rows = tuple[Fraction, ...]
 
 
-@dataclass
+@record
 class _Counter:
     """Walks units. Rows: how many rows of a value there are per token of the model."""
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 
+from moedsl.frozen import record
 from moedsl.ir.graph import Dim, Graph, Node, Unit, Value
 from moedsl.ir.ops import Ambient, Call, Op, Stack
 from moedsl.ir.shapes import spell
@@ -24,7 +25,7 @@ def dump_graph(graph: Graph) -> str:
     return "\n".join(_unit(unit) for unit in graph.units)
 
 
-@dataclass
+@record
 class _Names:
     """What a dump calls each value: its name, with a number where another one has it."""
 

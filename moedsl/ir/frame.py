@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Dim, Unit, Value
 from moedsl.ir.ops_base import Op
 from moedsl.ir.places import Parts, Places
@@ -20,7 +20,7 @@ class Hint:
     bias: bool = False
 
 
-@dataclass
+@record
 class Frame:
     """One unit under construction. `rows`: in a bank, the order of routed rows; `mixtures`: those that will use the
     decision of a router applied here."""

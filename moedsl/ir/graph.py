@@ -14,11 +14,11 @@ Three things cross unit borders without being written in a spec, and lowering th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.source import Span
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class RecordType:
     dims: tuple[Dim, ...] = ()
 
 
-@dataclass(eq=False)
+@record
 class Value:
     """An edge: produced once, read by any number of nodes. `name` is what printed code calls it, without the suffix;
     "" where nothing named it: written inline where it is read once."""
@@ -101,7 +101,7 @@ class Parameter:
         return total
 
 
-@dataclass(eq=False)
+@record
 class Node:
     """One operation. `place` is the attribute under which its weights or its called unit live ("" for pure ops);
     `path` is that place in the spec's words (`q.linear` at attribute `q_linear`), "" where it is the same;
@@ -123,7 +123,7 @@ class Node:
         return self.op.calls(self.place, self.path)
 
 
-@dataclass(eq=False)
+@record
 class Unit:
     """One body. `inputs` = the spec's own, then ambients; `outputs` = the spec's own, then taps.
 
@@ -178,7 +178,7 @@ class Place:
     parent: Place | None = None
 
 
-@dataclass(eq=False)
+@record
 class Graph:
     """All units, callees before callers; the last one is the root (kind "model")."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs.losses import Balance, Loss, Z
 from moedsl.constructs.registry import construct_of
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, RecordType, Unit, Value
 from moedsl.ir.thread import callees
@@ -27,7 +27,7 @@ class Decided:
     mixtures: tuple[Unit, ...]
 
 
-@dataclass
+@record
 class Sites:
     """The routings behind each tap of each unit, bottom to top."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -22,7 +22,7 @@ NONE: frozenset[str] = frozenset()
 LEAF = Names(NONE, NONE)
 
 
-@dataclass
+@record
 class Naming:
     """Remembers the answer for each term by identity, since large terms are asked about at every level around them."""
 

@@ -6,14 +6,15 @@ place, so the path is `q`; with two they are told apart, `q.linear` and `q.rms`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from moedsl.frozen import record
 from moedsl.ir.graph import Node
 
 Parts = tuple[str, ...]
 
 
-@dataclass
+@record
 class Places:
     """The drafted paths of a unit's nodes. `tied` maps the identity of a tied recipe to its one path."""
 

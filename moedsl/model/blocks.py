@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.constructs.declare import Construct
+from moedsl.frozen import record
 from moedsl.model import evaluate, merge, misfits, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env, Frame, Layer, tensors
@@ -14,7 +15,7 @@ from moedsl.syntax import ast
 Statements = list["_Statement"]
 
 
-@dataclass
+@record
 class _Statement:
     """`let name = value` or `name op value`, with the environment it is read in."""
 
@@ -27,7 +28,7 @@ class _Statement:
     layer: Layer
 
 
-@dataclass
+@record
 class _Body:
     run: Run
     frame: Frame

@@ -7,8 +7,8 @@ gqa.[q, k] = "self_attn.qk.weight" -> split(2) ->    one entry with two paths
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from moedsl.frozen import record
 from moedsl.model import evaluate, misfits, phases, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env
@@ -20,7 +20,7 @@ _VARIABLE = re.compile(r"\{([^{}]*)\}")
 _MOST = 1000  # names that one entry may spell out
 
 
-@dataclass
+@record
 class _Written:
     """One statement of a map: where its left side points, and what the file calls it."""
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.diagnostics.model import Diagnostic, Sink
+from moedsl.frozen import record
 from moedsl.model.limits import MAX_ERRORS, Stopped
 
 # What is missing may stand in a statement that could not be read.
 _ABSENCE = frozenset({"E0201", "E0203", "E0217", "E0223", "E0224", "E0226", "W1010"})
 
 
-@dataclass
+@record
 class Collected(Sink):
     """A sink that stops the run when enough is said."""
 

@@ -7,10 +7,11 @@ moe sparse {
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.constructs.declare import Listed, PlaceOf
 from moedsl.constructs.registry import constructs
+from moedsl.frozen import record
 from moedsl.model import lets, terms
 from moedsl.model.dump_layout import (
     aligned,
@@ -81,7 +82,7 @@ def _path(pattern: terms.PathPattern) -> str:
 # --- recipes -----------------------------------------------------------------------------------
 
 
-@dataclass
+@record
 class _Printer:
     """Named recipes become declarations, in the order in which they are needed."""
 
@@ -197,7 +198,7 @@ class _Printer:
         return braced(head, body + aligned(rows))
 
 
-@dataclass
+@record
 class _Body:
     """A block being printed: recipes that read its tensors are declared in it."""
 
@@ -206,7 +207,7 @@ class _Body:
     names: dict[terms.Recipe, str] = field(default_factory=dict)
 
 
-@dataclass
+@record
 class _Standing:
     """Statements of a block, where what was passed is called by its parameter."""
 

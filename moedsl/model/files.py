@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.diagnostics.model import Label
+from moedsl.frozen import record
 from moedsl.model import limits, merge, problems
 from moedsl.model.run import Run
 from moedsl.model.scope import Entry, Frame, Layer
@@ -18,7 +19,7 @@ _APART = "declare what both need in a third file, which both import"
 _DRIVE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
-@dataclass
+@record
 class Files:
     """Every text that a spec reaches, each read once."""
 

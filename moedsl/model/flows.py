@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from moedsl.diagnostics.model import Edit, Label
+from moedsl.frozen import record
 from moedsl.model import algebra, evaluate, foresee, limits, misfits, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Env, Layer, Numbering, Plan
@@ -31,7 +30,7 @@ def flow(
     return algebra.compose(run, writing.stages, at.where(expr))
 
 
-@dataclass
+@record
 class _Writing:
     """Writes the stages of one flow out, in order. `position`: blocks so far."""
 

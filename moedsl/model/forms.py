@@ -3,10 +3,11 @@ size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from moedsl.constructs.declare import Bank, Construct, Expression
+from moedsl.frozen import record
 from moedsl.model import banks, blocks, evaluate, instance, merge, misfits, problems, terms, values
 from moedsl.model.algebra import changed
 from moedsl.model.defaults import constant, default_entry
@@ -19,7 +20,7 @@ FUEL = 10  # what one more recipe costs beside its expressions
 SEQUENCED = "block"  # the construct whose body is statements in order
 
 
-@dataclass
+@record
 class _Filling:
     """One construct being filled in."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.constructs.declare import Construct
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.model import (
     checkpoints,
     defaults,
@@ -25,7 +25,7 @@ from moedsl.source import Span
 from moedsl.syntax import ast
 
 
-@dataclass
+@record
 class _Parts:
     settings: list[tuple[str, terms.Term]] = field(default_factory=list)
     inputs: list[terms.Input] = field(default_factory=list)

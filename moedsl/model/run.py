@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache, cached_property
 from typing import Any
 
 from moedsl.constructs.declare import Construct, Expression, Setting
 from moedsl.constructs.registry import constructs
 from moedsl.diagnostics.model import Sink
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.model import limits, problems, terms
 from moedsl.model.scope import NOWHERE, At, Entry, Env, Frame, Layer, Numbering, Plan
 from moedsl.source import Span
@@ -24,7 +24,7 @@ _Tokens = dict[Hashable, Hashable]
 _Answers = dict[tuple[Hashable, ...], dict[tuple[Hashable, ...], Any]]  # asked -> tokens -> result
 
 
-@dataclass(eq=False)
+@record
 class Run:
     sink: Sink
     fuel: limits.Fuel

@@ -7,12 +7,12 @@ came from `a` is evaluated in the frame of `b = a with { ... }`, and only then i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cache
 from typing import Any
 
 from moedsl.constructs.declare import Construct, Number, Setting
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 from moedsl.source import Span
 from moedsl.syntax import ast
 
@@ -79,7 +79,7 @@ class At:
         return None
 
 
-@dataclass(eq=False)
+@record
 class Entry:
     """One name of a body. kind: the word it was declared with (`norm`, `let`, ...), `set` for `name = value`,
     `parameter`, `tensor` for an implicit one. `old` is what it replaced: its own right-hand side sees that one."""
@@ -126,7 +126,7 @@ class Entry:
         return entry
 
 
-@dataclass(eq=False)
+@record
 class Frame:
     """The names of one body. Settings of a form (`form` is its construct) are not names, except that numbers may be
     read by other numbers of the same body."""
@@ -157,7 +157,7 @@ class Frame:
         return self.given[name]
 
 
-@dataclass(eq=False)
+@record
 class Env:
     frame: Frame
     outer: Env | None = None

@@ -7,9 +7,10 @@ starts with `->` continues the one above. What comes out is balanced in { }, wha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from moedsl.diagnostics.model import Diagnostic, Edit, Label, Sink
+from moedsl.frozen import record
 from moedsl.source import Source, Span
 from moedsl.syntax.lexer import BAD, MAX_COMPLAINTS, Lexeme
 
@@ -21,7 +22,7 @@ _SHOWN = {"RPAR": ")", "RSQB": "]", "RBRACE": "}"}
 _DEEPENING = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "DOT"})
 
 
-@dataclass
+@record
 class _Brackets:
     """What is found out about the brackets of one text, by index into its lexemes."""
 

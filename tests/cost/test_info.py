@@ -7,7 +7,8 @@ import json
 import pytest
 
 from moedsl.ir.graph import Dim
-from moedsl.ir.info import info_table, ranges
+from moedsl.ir.info import info_table
+from moedsl.ir.ranges import ranges
 from tests.checks import hand
 from tests.checks.hand import Sizes
 
