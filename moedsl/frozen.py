@@ -12,7 +12,7 @@ instance is made several times faster too, since nothing guards its fields at ru
 tells it that assigning to a field is a mistake.
 
 `dataclasses.fields`, `replace`, `asdict`, `is_dataclass` and `match` work as with any dataclass, and so do
-`field(compare=False, repr=False)` and methods that a class writes itself.
+`field(compare=False, repr=False)` and methods that a class writes itself. `@record` is the same for what changes.
 """
 
 from __future__ import annotations

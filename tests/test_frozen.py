@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from moedsl.frozen import frozen
+from moedsl.frozen import frozen, record
 
 
 @frozen
@@ -53,6 +53,17 @@ class Own:
         return "own"
 
 
+@frozen(hash_once=True)
+class Deep:
+    parts: tuple[Point, ...] = ()
+
+
+@record
+class Counter:
+    count: int = 0
+    seen: list[int] = dataclasses.field(default_factory=list)
+
+
 @frozen
 class Empty:
     pass
@@ -67,6 +78,19 @@ def test_equal_by_the_fields_that_compare():
     assert Empty() == Empty() and hash(Empty()) == hash(Empty())
     assert Alone(1) != Alone(1)
     assert Point(1) != 1
+
+
+def test_a_kept_hash_is_the_same_hash():
+    deep = Deep((Point(1), Point(2)))
+    assert hash(deep) == hash(deep) == hash(Deep((Point(1), Point(2))))
+    assert hash(dataclasses.replace(deep, parts=())) == hash(Deep())
+
+
+def test_a_record_changes_and_is_itself():
+    counter = Counter(1)
+    counter.count += 1
+    assert counter.count == 2 and counter != Counter(2) and {counter: 1}[counter] == 1
+    assert repr(counter) == "Counter(count=2, seen=[])"
 
 
 def test_methods_of_the_class_itself_stay():

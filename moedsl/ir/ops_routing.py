@@ -11,12 +11,14 @@ experts is numbered E, one past the last. It weighs nothing, and dispatch gives 
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 DISPATCH = RecordType("Dispatch")
 ROW_COUNT = RecordType("int")
@@ -250,6 +252,8 @@ class GatherRows(Op):
 
     @property
     def spread(self) -> Fraction:
+        from fractions import Fraction  # only counts of cost ask: not worth importing for a check
+
         return Fraction(self.kept.size or 1)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
@@ -268,6 +272,8 @@ class Combine(Op):
 
     @property
     def spread(self) -> Fraction:
+        from fractions import Fraction
+
         return Fraction(1, self.kept.size or 1)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:

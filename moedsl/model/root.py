@@ -7,7 +7,6 @@ from dataclasses import field
 from moedsl.constructs.declare import Construct
 from moedsl.frozen import frozen, record
 from moedsl.model import (
-    checkpoints,
     defaults,
     evaluate,
     lets,
@@ -210,6 +209,8 @@ def _parts(run: Run, frame: Frame) -> _Parts:
     parts.lets = ordered or []
     for entry in entries:
         if entry.kind == "checkpoint":
+            from moedsl.model import checkpoints  # most specs have none
+
             made = checkpoints.checkpoint(run, entry, at)
             parts.checkpoints += [made] if made is not None else []
         elif entry.kind == "stage":
