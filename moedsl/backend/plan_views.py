@@ -135,6 +135,7 @@ def plan_state(graph: Graph) -> StateView | None:
         ),
         positions=any(isinstance(op, ops.Positions) for op in used),
         scores=scores_view(graph),
+        remember=any(isinstance(op, ops.Remember) for op in used),
     )
 
 
@@ -150,7 +151,6 @@ def scores_view(graph: Graph) -> ScoresView | None:
     if not mixes:
         return None
     return ScoresView(
-        remember=any(isinstance(node.op, ops.Remember) for node in nodes),
         grouped=grouped,
         mixes=tuple(
             MixView(name=m.function, causal=m.causal, dropout=m.drops) for m in mixes.values()
@@ -164,13 +164,16 @@ def rotary_view(op: ops.RotaryTable) -> RotaryView:
         size=op.size,
         head=op.head,
         pairs=op.pairs,  # type: ignore[arg-type]
+        stretch=op.stretch,
         table=op.table,
         rotate=op.rotate,
     )
 
 
 def mask_view(op: ops.AttentionMask) -> MaskView:
-    return MaskView(name=op.function, causal=op.causal, window=op.window, tensor=op.tensor)
+    return MaskView(
+        name=op.function, causal=op.causal, window=op.window, chunk=op.chunk, tensor=op.tensor
+    )
 
 
 def attend_view(name: str, alike: list[ops.Attend]) -> AttendView:
@@ -184,6 +187,7 @@ def attend_view(name: str, alike: list[ops.Attend]) -> AttendView:
         scale=first.scale is not None,
         dropout=first.drops,
         soft_cap=first.soft_cap,
+        sinks=first.sinks,
     )
 
 

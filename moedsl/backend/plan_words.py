@@ -26,6 +26,10 @@ _MEANINGS = {
     "F": "inner width",
     "R": "routed rows",
     "S": "tokens seen",
+    "L": "short vector",
+    "U": "still channels",
+    "P": "turning channels",
+    "W": "value size",
 }
 
 
@@ -108,6 +112,8 @@ def _attention(settings: dict[str, terms.Term]) -> str:
     text = f"{heads} heads" + (f" of {size}" if size else "")
     if shared is not None and shared != heads:
         text += f" share {shared} key/value {'head' if shared == 1 else 'heads'}"
+    if (short := _number(settings.get("kv_rank"))) is not None:
+        text += f", their keys and values from {short} channels"
     mask = settings.get("mask")
     causal = isinstance(mask, terms.Word) and mask.text == "causal"
     kind = "Causal attention" if causal else "Attention"

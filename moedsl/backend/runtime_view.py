@@ -24,11 +24,9 @@ from moedsl.backend.checkpoint_view import CheckpointView
 from moedsl.backend.losses_view import BalanceView, LossView, ZView
 from moedsl.backend.state_view import (
     AttendView,
-    LinearView,
     MaskView,
     RotaryView,
     StateView,
-    YarnView,
 )
 from moedsl.frozen import frozen
 
@@ -40,13 +38,11 @@ __all__ = [
     "BalanceView",
     "CheckpointView",
     "GenerationView",
-    "LinearView",
     "LossView",
     "MaskView",
     "RotaryView",
     "RuntimeView",
     "StateView",
-    "YarnView",
     "ZView",
     "render_runtime_files",
 ]

@@ -2,52 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.view_text import folded, number
 from moedsl.frozen import frozen
-
-
-@frozen(kw_only=True)
-class YarnView:
-    """YaRN (Peng et al., 2023): slow channels stretched by `factor`, fast ones kept, a ramp between.
-
-    `attention`: what cosines and sines are multiplied by; None is 0.1 log(factor) + 1.
-    """
-
-    factor: float
-    original: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    truncate: bool = True
-    attention: float | None = None
-
-    def ramp(self, theta: float, size: int) -> tuple[float, float]:
-        """The channels between which interpolation grows from none to full."""
-
-        def channel(turns: float) -> float:
-            return size * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
-
-        low, high = channel(self.beta_fast), channel(self.beta_slow)
-        if self.truncate:
-            low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, size - 1)
-        return low, high if high != low else high + 0.001
-
-    @property
-    def magnitude(self) -> float:
-        if self.attention is not None:
-            return self.attention
-        return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
-
-
-@frozen(kw_only=True)
-class LinearView:
-    """Positions divided by `factor`."""
-
-    factor: float
+from moedsl.ir.stretch import Stretch
 
 
 @frozen(kw_only=True)
@@ -62,7 +22,7 @@ class RotaryView:
     size: int
     head: int
     pairs: Literal["halves", "adjacent"] = "halves"
-    scaling: YarnView | LinearView | None = None
+    stretch: Stretch | None = None
     table: str = "rotary_table"
     rotate: str = "rotate"
 
@@ -80,7 +40,7 @@ class RotaryView:
     @property
     def summary(self) -> str:
         some = f"{self.size} of a head's {self.head}" if self.rest else f"a head's {self.size}"
-        scaled = ", stretched" if self.scaling else ""
+        scaled = ", stretched" if self.stretch else ""
         return f"Angles for {some} channels, theta {self.theta_text}{scaled}."
 
     @property
@@ -89,26 +49,14 @@ class RotaryView:
         return f"Turn pairs of {which} ({self.pairs}) by their angles."
 
     @property
-    def yarn(self) -> dict[str, str] | None:
-        """The numbers of YaRN as they print."""
-        if not isinstance(self.scaling, YarnView):
-            return None
-        low, high = self.scaling.ramp(self.theta, self.size)
-        return {
-            "factor": number(self.scaling.factor),
-            "low": number(low),
-            "span": number(high - low),
-        }
-
-    @property
-    def linear(self) -> str:
-        return number(self.scaling.factor) if isinstance(self.scaling, LinearView) else ""
+    def stretch_lines(self) -> tuple[str, ...]:
+        return self.stretch.lines(self.theta, self.size) if self.stretch else ()
 
     @property
     def magnitude(self) -> str:
-        if not isinstance(self.scaling, YarnView) or self.scaling.magnitude == 1:
-            return ""
-        return number(self.scaling.magnitude)
+        """What cosines and sines are multiplied by; "" for 1."""
+        by = self.stretch.magnitude if self.stretch else 1.0
+        return "" if by == 1 else number(by)
 
 
 @frozen(kw_only=True)
@@ -121,10 +69,16 @@ class MaskView:
     name: str = "causal_mask"
     causal: bool = True
     window: int | None = None
+    chunk: int | None = None
     tensor: bool = False
 
     def __post_init__(self) -> None:
-        assert self.causal or self.window is None
+        assert self.causal or (self.window is None and self.chunk is None)
+
+    @property
+    def limit(self) -> int | None:
+        """Within so many tokens the mask is plainly causal."""
+        return min((n for n in (self.window, self.chunk) if n is not None), default=None)
 
     @property
     def signature(self) -> str:
@@ -223,9 +177,8 @@ class MixView:
 
 @frozen(kw_only=True)
 class ScoresView:
-    """Attention written out: dot(q, k, scale), anything on its result, mix. `remember`: some extends the cache."""
+    """Attention written out: dot(q, k, scale), anything on its result, mix."""
 
-    remember: bool = True
     grouped: bool = False
     mixes: tuple[MixView, ...] = (MixView(),)
 
@@ -240,6 +193,7 @@ class StateView:
     cache: bool = True
     scores: ScoresView | None = None
     positions: bool = False  # printed without rotaries too (learned positions)
+    remember: bool = False  # what extends the cache apart from an attention core
 
     def __post_init__(self) -> None:
         names = [r.table for r in self.rotaries] + [m.name for m in self.masks]

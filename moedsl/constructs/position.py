@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Number, Words
+from moedsl.constructs.declare import Construct, Number, RecipeOf, Words
 from moedsl.ir import attending
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ class Rope(Construct):
         exclusive_low=True,
         doc="share of a head's channels that turns; the first ones do",
     )
-    scaling = Words("none", choices=("none",), doc="change of the angles for longer contexts")
+    scaling = RecipeOf(
+        "none",
+        kinds=("scaling",),
+        words=("none",),
+        doc="change of the angles for longer contexts: `yarn(40, original = 4096)`",
+    )
 
     def lower(self, build: Builder, x: Value) -> Value:
         return attending.lower_rope(build, self, x)

@@ -74,6 +74,8 @@ CODES: dict[str, str] = {
     "E0313": "a place without weights to share",
     "E0315": "ids and numbers taken for each other",
     "E0316": "a sequence where single tokens are",
+    "E0321": "a ramp without room",
+    "E0322": "sinks beside scores that are written out",
     # --- routing and causality
     "E0401": "more experts are picked than there are",
     "E0402": "a router that does not know its choices",

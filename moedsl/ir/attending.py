@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from moedsl.ir import ops, scoring
 from moedsl.ir.graph import Dim, Value
+from moedsl.model import terms
 
 if TYPE_CHECKING:
-    from moedsl.constructs.attention import Attention
+    from moedsl.constructs.attention import Attending, Attention
     from moedsl.constructs.position import Rope
+    from moedsl.constructs.scaling import Scaling
     from moedsl.ir.build import Builder
 
 
@@ -20,7 +22,7 @@ def lower_attention(build: Builder, attention: Attention, x: Value, memory: Valu
     for role, stream, width in (("q", x, queries), ("k", source, keys), ("v", source, keys)):
         value = build.role(role, getattr(attention, role), stream, width)
         build.bind(role, build.named(build.opened(value), role))
-    mixed = build.named(_attend(build, attention, memory), "mixed")
+    mixed = build.named(attend(build, attention, memory), "mixed")
     build.bind("mixed", build.merged(mixed))
     build.bind("mixed", build.role("mixed", attention.mixed, x))
     return build.role("o", attention.o, x, build.last(x))
@@ -35,43 +37,64 @@ def _axes(build: Builder, attention: Attention) -> tuple[Dim, Dim, Dim]:
     return heads, build.dim(attention.kv_heads, origin("kv_heads"), "G"), size
 
 
-def _attend(build: Builder, attention: Attention, memory: Value | None) -> Value:
+def attend(
+    build: Builder, attention: Attending, memory: Value | None = None, remembers: bool = True
+) -> Value:
+    """The weighted mean of the values; `remembers`: keys and values are what a cache keeps."""
     known = scoring.fused(attention)
     if known is None:
-        return scoring.written_out(build, attention)
+        return scoring.written_out(build, attention, remembers)
     scale, soft_cap = known
     causal = attention.mask == "causal" and memory is None
-    mask = mask_of(build, attention, causal, tensor=soft_cap is not None)
-    grouped = attention.kv_heads != attention.heads
+    sinks = attention.sinks
+    mask = mask_of(build, attention, causal, tensor=soft_cap is not None or sinks)
+    grouped = getattr(attention, "kv_heads", attention.heads) != attention.heads
+    remembers = remembers and causal
     train, eval_ = build.rates(attention.dropout)
-    kind = (causal, grouped, soft_cap, scale is not None, train > 0 or eval_ > 0)
+    kind = (causal, remembers, grouped, soft_cap, scale is not None, sinks, train > 0 or eval_ > 0)
     op = ops.Attend(
         mask=mask,
         grouped=grouped,
-        cached_keys=causal,
+        cached_keys=remembers,
         scale=scale,
         soft_cap=soft_cap,
+        sinks=sinks,
         dropout=train,
         eval_dropout=eval_,
         function=build.function("attend", kind),
     )
     values = [build.scope[name] for name in ("q", "k", "v")]
     values.append(build.ambient(mask))
-    if causal:
+    if remembers:
         values.append(build.ambient(ops.CacheHandle()))
+    if sinks:
+        heads = build.dim(attention.heads, attention.recipe.origin("heads"), "H")
+        values.append(build.op(ops.Learned(over=heads), place="sinks"))
     return build.op(op, *values, name="mixed", role="mixed")
 
 
-def mask_of(build: Builder, attention: Attention, causal: bool, tensor: bool) -> ops.AttentionMask:
+def mask_of(build: Builder, attention: Attending, causal: bool, tensor: bool) -> ops.AttentionMask:
     """What an attention lets be seen; `tensor` where its scores are written out."""
     window = None if attention.window == "none" or not causal else int(attention.window)
-    base = "window_mask" if window else "causal_mask" if causal else "padding_mask"
-    function = build.function(base, (causal, window, tensor))
-    return ops.AttentionMask(causal=causal, window=window, tensor=tensor, function=function)
+    chunk = None if attention.chunk == "none" or not causal else int(attention.chunk)
+    base = "chunk_mask" if chunk else "window_mask" if window else ""
+    base = base or ("causal_mask" if causal else "padding_mask")
+    function = build.function(base, (causal, window, chunk, tensor))
+    return ops.AttentionMask(
+        causal=causal, window=window, chunk=chunk, tensor=tensor, function=function
+    )
 
 
 def lower_rope(build: Builder, rope: Rope, x: Value) -> Value:
     """The first channels of each head turned by the position."""
+    scaling = scaling_of(rope)
+    turned = turn(build, rope, x)
+    if scaling is None or scaling.sharpening == 1 or turned in build.bad:
+        return turned
+    return build.op(ops.Scale(factor=scaling.sharpening), turned)
+
+
+def turn(build: Builder, rope: Rope, x: Value) -> Value:
     x = build.opened(x)
     head = build.last(x).size or 0
     if not build.is_opened(x):
@@ -92,13 +115,25 @@ def lower_rope(build: Builder, rope: Rope, x: Value) -> Value:
             help="choose a `head_dim`, or a `part` of it, that makes an even number of channels",
         )
         return build.poison(x)
-    numbers = (float(rope.theta), size, head, rope.pairs)
+    scaling = scaling_of(rope)
+    stretch = None if scaling is None else scaling.stretch()
+    way = (size, head, rope.pairs)
     table = ops.RotaryTable(
         theta=float(rope.theta),
         size=size,
         head=head,
         pairs=rope.pairs,
-        table=build.function("rotary_table", numbers),
-        rotate=build.function("rotate", numbers[1:]),
+        stretch=stretch,
+        table=build.function("rotary_table", (float(rope.theta), stretch, *way)),
+        rotate=build.function("rotate", way),
     )
     return build.op(ops.Rotate(table=table), x, build.ambient(table))
+
+
+def scaling_of(rope: Rope) -> Scaling | None:
+    """What is done to the angles, if anything."""
+    from moedsl.constructs.registry import construct_of
+
+    if not isinstance(rope.scaling, terms.Recipe):
+        return None
+    return construct_of(rope.scaling)  # type: ignore[return-value]

@@ -58,13 +58,14 @@ from moedsl.ir.ops_routing import (
     WithoutAbsent,
 )
 from moedsl.ir.ops_scores import Dot, Mix, Remember
-from moedsl.ir.ops_shape import Field, MergeHeads, Rows, SplitHeads, Unrows
-from moedsl.ir.ops_weights import Embedding, LearnedScale, Linear, Norm, TiedLinear
+from moedsl.ir.ops_shape import Append, Cut, Field, MergeHeads, OneHead, Rows, SplitHeads, Unrows
+from moedsl.ir.ops_weights import Embedding, Learned, LearnedScale, Linear, Norm, TiedLinear
 
 __all__ = [
     "ROW_COUNT",
     "AllRows",
     "Ambient",
+    "Append",
     "Attend",
     "AttentionMask",
     "Balance",
@@ -75,6 +76,7 @@ __all__ = [
     "Clip",
     "Combination",
     "Combine",
+    "Cut",
     "Dispatch",
     "Dot",
     "Dropout",
@@ -83,6 +85,7 @@ __all__ = [
     "Gather",
     "GatherRows",
     "KindRows",
+    "Learned",
     "LearnedScale",
     "LimitGroups",
     "Linear",
@@ -93,6 +96,7 @@ __all__ = [
     "Mix",
     "Norm",
     "Normalize",
+    "OneHead",
     "Op",
     "Past",
     "Pointwise",

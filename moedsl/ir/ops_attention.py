@@ -12,6 +12,7 @@ from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of, number, rate_code
 from moedsl.ir.shapes import agree
+from moedsl.ir.stretch import Stretch
 
 TOKENS, PAST, MASK, CACHE = "tokens", "past", "mask", "cache"
 
@@ -92,6 +93,7 @@ class RotaryTable(Ambient):
     size: int
     head: int
     pairs: str = "halves"
+    stretch: Stretch | None = None
     table: str = "rotary_table"
     rotate: str = "rotate"
     name: ClassVar[str] = "rotary"
@@ -116,13 +118,15 @@ class RotaryTable(Ambient):
 
 @frozen(kw_only=True)
 class AttentionMask(Ambient):
-    """Which keys a query sees: what came before (`causal`), the latest `window` of it, and never padding.
+    """Which keys a query sees: what came before (`causal`), the latest `window` of it, what stands in the same
+    `chunk`, and never padding.
 
     None where an attention needs no mask beyond its causal flag, unless `tensor` (explicit scores).
     """
 
     causal: bool = True
     window: int | None = None
+    chunk: int | None = None
     tensor: bool = False
     function: str = "causal_mask"
     name: ClassVar[str] = MASK
@@ -137,6 +141,7 @@ class AttentionMask(Ambient):
     @property
     def other_name(self) -> str:
         kind = f"{self.window}" if self.window else "full" if self.causal else "padding"
+        kind = f"chunks_{self.chunk}" if self.chunk else kind
         return f"mask_{kind}" + ("_tensor" if self.tensor else "")
 
     @property
@@ -193,10 +198,11 @@ class Rotate(Op):
 
 @frozen(kw_only=True)
 class Attend(Op):
-    """The weighted mean of values: (q [B, T, H, C], k [B, S, G, C], v [B, S, G, C], mask[, cache]) -> [B, T, H, C].
+    """The weighted mean of values: (q [B, T, H, C], k [B, S, G, C], v [B, S, G, C], mask[, cache][, sinks [H]])
+    -> [B, T, H, C].
 
-    Prints as attend(q, k, v, mask, cache[, scale=..][, dropout=..]). `function` names one kind of core in state.py:
-    kinds differ in causal, grouped, cached, soft_cap, and in whether they take a scale or dropout. `scale` None is
+    Prints as attend(q, k, v, mask, cache, sinks[, scale=..][, dropout=..]). `function` names one kind of core in state.py:
+    kinds differ in causal, grouped, cached, soft_cap, and in whether they take sinks, a scale or dropout. `scale` None is
     1 / sqrt(C).
     """
 
@@ -205,11 +211,15 @@ class Attend(Op):
     cached_keys: bool = True
     scale: float | None = None
     soft_cap: float | None = None
+    sinks: bool = False
     dropout: float = 0.0
     eval_dropout: float = 0.0
     function: str = "attend"
-    carries: ClassVar[tuple[int, ...] | None] = (0, 1, 2)
     looks: ClassVar[tuple[int, ...]] = (1, 2)
+
+    @property
+    def carries(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (0, 1, 2, 4 + self.cached_keys) if self.sinks else (0, 1, 2)
 
     @property
     def causal(self) -> bool:

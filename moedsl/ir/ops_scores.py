@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from moedsl.frozen import frozen
@@ -15,7 +16,7 @@ SEEN = Dim("S")
 
 @frozen(kw_only=True)
 class Remember(Op):
-    """(x [B, T, G, C], cache) -> with what the cache holds of earlier tokens, [B, S, G, C]."""
+    """(x [B, T, ..], cache) -> with what the cache holds of earlier tokens, [B, S, ..]."""
 
     code: ClassVar[str] = "remember({0}, {1})"
     imports: ClassVar[tuple[str, ...]] = (".state:remember",)
@@ -26,7 +27,7 @@ class Remember(Op):
         return (TensorType((x.dims[0], SEEN, *x.dims[2:]), x.dtype),)
 
     def cached(self, *inputs: Type) -> int:
-        return _channels(inputs[0])
+        return math.prod(dim.size or 0 for dim in dims_of(inputs[0]).dims[2:])
 
 
 @frozen(kw_only=True)

@@ -37,6 +37,51 @@ class MergeHeads(Op):
 
 
 @frozen(kw_only=True)
+class Cut(Op):
+    """Cut along the last axis into parts of these sizes."""
+
+    parts: tuple[Dim, ...]
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{{0}}.split([{', '.join(str(d.size) for d in self.parts)}], dim=-1)"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return tuple(TensorType((*x.dims[:-1], part), x.dtype) for part in self.parts)
+
+
+@frozen(kw_only=True)
+class OneHead(Op):
+    """[.., C] -> [.., 1, C]."""
+
+    one: Dim
+    code: ClassVar[str] = "{0}.unsqueeze(-2)"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((*x.dims[:-1], self.one, x.dims[-1]), x.dtype),)
+
+
+@frozen(kw_only=True)
+class Append(Op):
+    """([.., H, A], [.., H, B]) -> [.., H, A + B]; where `heads`, the second has one head, which goes to all of them."""
+
+    whole: Dim
+    heads: int = 0
+    imports: ClassVar[tuple[str, ...]] = ("torch",)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        second = f"{{1}}.expand(-1, -1, {self.heads}, -1)" if self.heads else "{1}"
+        return f"torch.cat([{{0}}, {second}], dim=-1)"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((*x.dims[:-1], self.whole), x.dtype),)
+
+
+@frozen(kw_only=True)
 class Rows(Op):
     """The stream as rows: [B, T, D] -> [N, D]."""
 

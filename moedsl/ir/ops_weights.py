@@ -166,6 +166,20 @@ class TiedLinear(Op):
 
 
 @frozen(kw_only=True)
+class Learned(Op):
+    """A learned vector by itself, [D]; it starts at zero."""
+
+    over: Dim
+    code: ClassVar[str] = "{self}"
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (Parameter("weight", (self.over.size or 0,), "zeros", 0.0),)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((self.over,)),)
+
+
+@frozen(kw_only=True)
 class LearnedScale(Op):
     """Times a learned factor: one for all (`over` None), one for each channel, or (`per_choice`) for each chosen expert,
     whose index is the second input. In a bank (`bank` > 0) inputs are (rows, Dispatch) and weights are [bank, D or 1]."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from moedsl.diagnostics.model import Label
 from moedsl.ir import ops
 from moedsl.ir.graph import Value
 from moedsl.model import terms
 
 if TYPE_CHECKING:
-    from moedsl.constructs.attention import Attention, Dot
+    from moedsl.constructs.attention import Attending, Dot
     from moedsl.constructs.declare import Construct
     from moedsl.ir.build import Builder
 
@@ -19,7 +20,7 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 
-def fused(attention: Attention) -> tuple[float | None, float | None] | None:
+def fused(attention: Attending) -> tuple[float | None, float | None] | None:
     """The scale (None: the standard one) and the soft cap of scores that kernels know; None for others."""
     from moedsl.constructs.registry import construct_of
 
@@ -33,7 +34,7 @@ def fused(attention: Attention) -> tuple[float | None, float | None] | None:
     if len(names) != len(stages) or names[:1] != ["dot"] or others or "learned" in factors:
         return None
     plain = getattr(found[0], "scale", "standard") == "standard" and not factors
-    scale = None if plain else _scale(found[0], attention)
+    scale = None if plain and attention.sharpening == 1 else _scale(found[0], attention)
     for factor in factors:
         scale = (scale or 0.0) * float(factor)
     return scale, (float(getattr(limit, "limit", 0)) or None)
@@ -45,32 +46,47 @@ def lower_dot(build: Builder, dot: Dot) -> Value:
     return build.op(op, build.scope["q"], build.scope["k"])
 
 
-def _scale(dot: Construct, attention: Attention) -> float:
+def _scale(dot: Construct, attention: Attending) -> float:
     scale = getattr(dot, "scale", "standard")
-    return attention.head_dim**-0.5 if scale == "standard" else float(scale)
+    factor = _size(attention) ** -0.5 if scale == "standard" else float(scale)
+    return factor * attention.sharpening**2
 
 
-def _attention(build: Builder) -> Attention:
-    from moedsl.constructs.attention import Attention
+def _size(attention: Attending) -> int:
+    """How many channels a query and a key have."""
+    return attention.head_dim + getattr(attention, "rope_dim", 0)  # type: ignore[attr-defined]
+
+
+def _attention(build: Builder) -> Attending:
+    from moedsl.constructs.attention import Attending
     from moedsl.constructs.registry import construct_of
 
     attention = construct_of(build.frame.unit.recipe)
-    assert isinstance(attention, Attention)
+    assert isinstance(attention, Attending)
     return attention
 
 
-def explicit_mask(build: Builder, attention: Attention) -> ops.AttentionMask:
+def explicit_mask(build: Builder, attention: Attending) -> ops.AttentionMask:
     from moedsl.ir.attending import mask_of
 
     causal = attention.mask == "causal" and "memory" not in build.scope
     return mask_of(build, attention, causal, tensor=True)
 
 
-def written_out(build: Builder, attention: Attention) -> Value:
+def written_out(build: Builder, attention: Attending, remembers: bool = True) -> Value:
     """Scores as an expression over queries and keys, then their softmax over what is seen."""
+    if attention.sinks:
+        build.sink.error(
+            "E0322",
+            "these scores are written out, and `sinks` are not",
+            attention.recipe.origin("sinks"),
+            secondary=(Label(attention.scores.span, "no form that takes sinks"),),
+            help="sinks go with `dot`, `dot -> scale(2)` and `dot -> soft_cap(50)`",
+        )
+        return build.poison(build.scope["q"])
     mask = explicit_mask(build, attention)
     k, v = build.scope["k"], build.scope["v"]
-    if mask.causal:
+    if mask.causal and remembers:
         cache = build.ambient(ops.CacheHandle())
         k = build.op(ops.Remember(), k, cache, name="k")
         v = build.op(ops.Remember(), v, cache, name="v")
@@ -101,7 +117,7 @@ def _may_be_scores(build: Builder, score: Value, first: int) -> bool:
     return score in made
 
 
-def _refuse(build: Builder, attention: Attention) -> None:
+def _refuse(build: Builder, attention: Attending) -> None:
     build.sink.error(
         "E0311",
         "these scores are not made of `dot`, each by itself",

@@ -28,6 +28,9 @@ class Family:
         torch.manual_seed(0)
         model = getattr(transformers, self.cls)(config).eval()
         with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if "bias" in name:
+                    buffer.normal_(std=0.3)
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1:
                     parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
@@ -49,6 +52,15 @@ COMMON = dict(
     eos_token_id=None,
     pad_token_id=0,
 )
+
+YARN_DEEPSEEK = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 40.0,
+    "original_max_position_embeddings": 4096,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+}
 
 MIXTRAL = Family(
     spec="mixtral_8x7b",
@@ -152,4 +164,42 @@ LLAMA = Family(
     ),
 )
 
-FAMILIES = (MIXTRAL, QWEN3, OLMOE, LLAMA)
+DEEPSEEK_V2 = Family(
+    spec="deepseek_v2_lite",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=2",
+        "context=128",
+        "dense=swiglu(56)",
+        "mla.heads=4",
+        "mla.kv_rank=24",
+        "mla.head_dim=12",
+        "mla.rope_dim=8",
+        "mla.value_dim=10",
+        "sparse.experts=9 * swiglu(20)",
+        "sparse.shared=swiglu(40)",
+        "top6.select=top_k(3)",
+    ),
+    cls="DeepseekV2ForCausalLM",
+    config_cls="DeepseekV2Config",
+    config=COMMON
+    | dict(
+        intermediate_size=56,
+        moe_intermediate_size=20,
+        first_k_dense_replace=1,
+        kv_lora_rank=24,
+        q_lora_rank=None,
+        qk_nope_head_dim=12,
+        qk_rope_head_dim=8,
+        v_head_dim=10,
+        n_routed_experts=9,
+        n_shared_experts=2,
+        num_experts_per_tok=3,
+        topk_method="greedy",
+        rms_norm_eps=1e-6,
+        rope_parameters=YARN_DEEPSEEK | {"mscale": 0.707, "mscale_all_dim": 0.707},
+    ),
+)
+
+FAMILIES = (MIXTRAL, QWEN3, OLMOE, LLAMA, DEEPSEEK_V2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,8 @@ from transformers.models.mixtral.modeling_mixtral import (
     apply_rotary_pos_emb,
 )
 
-from moedsl.backend.runtime_view import AttendView, MaskView, RotaryView, StateView, YarnView
+from moedsl.backend.runtime_view import AttendView, MaskView, RotaryView, StateView
+from moedsl.ir.stretch import Ramp
 from tests.runtime.views import STATES, package
 
 
@@ -70,9 +72,9 @@ def test_yarn_is_transformers(truncate: bool, factor: float) -> None:
     rope = {"factor": factor, "original_max_position_embeddings": 4096, "truncate": truncate}
     theirs = config(theta=150000.0, rope_type="yarn", **rope)
     frequency, attention = ROPE_INIT_FUNCTIONS["yarn"](theirs, torch.device("cpu"))
-    view = YarnView(factor=factor, original=4096, truncate=truncate)
+    view = Ramp(factor=factor, original=4096, truncate=truncate, by=0.1 * math.log(factor) + 1)
     state = package(
-        state=StateView(rotaries=(RotaryView(theta=150000, size=16, head=16, scaling=view),))
+        state=StateView(rotaries=(RotaryView(theta=150000, size=16, head=16, stretch=view),))
     ).state
     position = torch.arange(0, 5000, 7)[None]
     table = state.rotary_table(position)
