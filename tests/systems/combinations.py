@@ -1,0 +1,216 @@
+"""Random models made of everything that the language has: parts that make sense together, drawn by a seed.
+
+A part is text of the language with tags: what it needs of the model around it, and what it does to who sees whom.
+
+    future   ranks or mixes a whole sequence: the model is drawn without a causal mask
+    batch    what becomes of a token depends on others: padding and cached steps may change it
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+VOCAB, WIDTH, EXPERTS = 29, 16, 8
+
+
+@dataclass(frozen=True)
+class Part:
+    text: str
+    tags: frozenset[str] = frozenset()
+
+
+def parts(*texts: str, tags: str = "") -> list[Part]:
+    return [Part(text, frozenset(tags.split())) for text in texts]
+
+
+NORMS = parts("rms()", "rms(eps = 1e-5)", "layer_norm()", "rms(weight = false)")
+QUERIES = parts(
+    "linear",
+    "linear -> rope",
+    "linear(bias = true) -> rope(part = 50%)",
+    "linear -> rms(per = head) -> rope(pairs = adjacent)",
+    "linear -> clip(4)",
+)
+SCORES_OF_ATTENTION = parts(
+    "dot", "dot -> soft_cap(20)", "dot(scale = 0.3)", "dot + dot(scale = 0.1)"
+)
+OUTPUTS = parts("mixed -> linear", "mixed * (x -> linear -> sigmoid) -> linear")
+SCORES = parts(
+    "linear",
+    "float32 -> linear",
+    "linear(bias = true)",
+    "linear(12) -> tanh -> linear",
+    "rms(weight = false) -> scale(learned) -> linear",
+)
+# (gate, weigh): how scores become weights.
+GATES = [
+    ("score -> softmax", ""),
+    ("score -> softmax", "gate -> normalize"),
+    ("score -> softmax(temperature = 2)", "gate"),
+    ("score -> sigmoid", "gate -> normalize(eps = 1e-20) -> scale(2.5)"),
+    ("score -> sigmoid", "gate"),
+    ("score -> softplus -> sqrt", "gate -> normalize -> scale(1.5)"),
+    ("", "score -> softmax"),
+    ("score -> softmax", "gate -> normalize -> scale(learned, per = expert)"),
+]
+CHOICES = parts("")
+SELECTIONS = parts(
+    "top_k(1)",
+    "top_k(2)",
+    "top_k(3)",
+    "all",
+    "groups(4, keep = 2) -> top_k(2)",
+    "groups(2, keep = 1, rank = top(2)) -> top_k(3)",
+)
+# Banks of eight choices.
+BANKS = parts(
+    "8 * swiglu(12)",
+    "8 * geglu(12, bias = true)",
+    "8 * mlp(20, activation = relu)",
+    "8 * mlp(20, activation = relu -> square, bias = true)",
+    "8 * swiglu(12, alpha = 1.702, limit = 7, up_shift = 1, bias = true)",
+    "8 * linear",
+    "8 * (rms() -> swiglu(12))",
+    "[full = 6 * swiglu(12), skip = 2 * zero]",
+    "[full = 5 * swiglu(12), skip = zero, same = 2 * identity]",
+    "[wide = 4 * swiglu(20), narrow = 4 * mlp(8)]",
+)
+SHARED = parts(
+    "none", "swiglu(12)", "2 * swiglu(8)", "swiglu(12) * (linear(1) -> sigmoid)", "geglu(8)"
+)
+LOSSES = parts(
+    "none",
+    "balance(1e-2)",
+    "balance(1e-2, count = all, over = model)",
+    "balance(1e-2, count = first)",
+    "[balance(1e-2, over = sequence), z(1e-3)]",
+    "[balance(1e-2, over = layer), z(1e-3)]",
+)
+DENSE = parts("swiglu(24)", "mlp(24)", "geglu(20, bias = true)")
+
+
+@dataclass
+class Drawn:
+    """A model and what it is: `tags` are those of all its parts."""
+
+    text: str
+    tags: frozenset[str]
+    used: list[str] = field(default_factory=list)
+
+    @property
+    def causal(self) -> bool:
+        return "future" not in self.tags
+
+
+class Draw:
+    """One draw; equal seeds give equal models."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(f"combination {seed}")
+        self.tags: set[str] = set()
+
+    def part(self, options: list[Part]) -> str:
+        chosen = self.random.choice(options)
+        self.tags |= chosen.tags
+        return chosen.text
+
+    def router(self, name: str) -> str:
+        gate, weigh = self.random.choice(GATES)
+        select = self.part(SELECTIONS)
+        if select.endswith("top_k(1)") and ("softmax" in weigh or "normalize" in weigh):
+            weigh = "gate" if gate else "score -> sigmoid"  # one weight divided by itself is 1
+        choose = self.part(CHOICES) if gate else ""
+        lines = [
+            f"score = {self.part(SCORES)}",
+            f"gate = {gate}" if gate else "",
+            f"choose = {choose}" if choose else "",
+            f"select = {select}",
+            f"weigh = {weigh}" if weigh else "",
+        ]
+        return body("router", name, lines)
+
+    def mixture(self, name: str, router: str) -> str:
+        weight = self.random.choice(["output", "output", "input"])
+        lines = [
+            f"router = {router}",
+            f"experts = {self.part(BANKS)}",
+            f"shared = {self.part(SHARED)}",
+            f"weight = {weight}",
+            f"loss = {self.part(LOSSES)}",
+        ]
+        return body("moe", name, lines)
+
+    def attention(self) -> str:
+        window = self.random.choice(["none", "none", "5"])
+        lines = [
+            "heads = 4",
+            f"kv_heads = {self.random.choice([1, 2, 4])}",
+            "mask = MASK",
+            f"window = WINDOW{window}",
+            f"q = {self.part(QUERIES)}",
+            f"k = {self.part(QUERIES)}",
+            f"scores = {self.part(SCORES_OF_ATTENTION)}",
+            f"o = {self.part(OUTPUTS)}",
+        ]
+        return body("attention", "own", lines)
+
+    def block(self) -> str:
+        return self.random.choice(
+            [
+                "  block layer(feed) {\n    x += own(before(x))\n    x += feed(after(x))\n  }",
+                "  block layer(feed) {\n    let h = before(x)\n    x += own(h) + feed(h)\n  }",
+                "  block layer(feed) {\n    x += after(own(before(x)))\n    x += feed(x)\n  }",
+                "  block layer(feed) {\n    x += own(before(x))\n    let h = after(x)\n"
+                "    x += feed(h, route = x)\n  }",
+            ]
+        )
+
+    def model(self) -> Drawn:
+        r = self.random
+        one, two = self.router("one"), self.router("two")
+        mixtures = self.mixture("first", "one") + "\n" + self.mixture("second", "two")
+        attention, block = self.attention(), self.block()
+        dense = f"layer({self.part(DENSE)})" if "route" not in block else "layer(first)"
+        plan = r.choice(
+            [
+                "layer(first) -> layer(second)",
+                f"{dense} -> 2 * layer(first) -> layer(second)",
+                f"2 * (layer(first) -> {dense})",
+                "2 * (layer(second) -> layer(first))",
+            ]
+        )
+        causal = "future" not in self.tags
+        attention = attention.replace("MASK", "causal" if causal else "none")
+        attention = attention.replace("WINDOW", "") if causal else _without_window(attention)
+        head = "head" if causal else "linear(7)"
+        text = "\n".join(
+            [
+                "model drawn {",
+                f"  vocab = {VOCAB}",
+                f"  width = {WIDTH}",
+                f"  norm before, after, last = {self.part(NORMS)}",
+                attention,
+                one,
+                two,
+                mixtures,
+                block,
+                "  input tokens = ids(vocab)",
+                f"  output logits = tokens -> embed -> {plan} -> last -> {head}",
+                "}",
+                "",
+            ]
+        )
+        return Drawn(text, frozenset(self.tags))
+
+
+def _without_window(attention: str) -> str:
+    return "\n".join(line for line in attention.split("\n") if "WINDOW" not in line)
+
+
+def body(kind: str, name: str, lines: list[str]) -> str:
+    return "\n".join([f"  {kind} {name} {{", *(f"    {line}" for line in lines if line), "  }"])
+
+
+def drawn(seed: int) -> Drawn:
+    return Draw(seed).model()
