@@ -5,11 +5,14 @@ from __future__ import annotations
 import moedsl
 from moedsl.backend.card_drawing import drawing
 from moedsl.backend.header import header
+from moedsl.backend.naming import identifier
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_words import count
+from moedsl.backend.statements import suffix
 from moedsl.frozen import frozen
-from moedsl.ir.graph import Graph, Unit
+from moedsl.ir.graph import Graph, TensorType, Unit
 from moedsl.ir.info import Info, Row, info_table
+from moedsl.ir.shapes import MAIN, stream_of
 from moedsl.source import Source
 
 HEAD = ("place", "what", "experts", "chosen", "parameters of one", "active for a token")
@@ -43,7 +46,7 @@ def plan_card(
         table(info),
         drawing(graph, classes),
         usage(graph, exported, classes[graph.root]),
-        training(),
+        training(graph),
     )
 
 
@@ -81,7 +84,6 @@ def _line(cells: tuple[str, ...], width: list[int]) -> str:
 
 def usage(graph: Graph, exported: tuple[str, ...], model: str) -> tuple[str, ...]:
     """Make it, fill it, run it."""
-    vocabulary = next((n.op.vocab.size for n in graph.root.nodes if hasattr(n.op, "vocab")), 2)
     calls = [
         name for name in ("generate", "load_checkpoint", "save_checkpoint") if name in exported
     ]
@@ -95,18 +97,34 @@ def usage(graph: Graph, exported: tuple[str, ...], model: str) -> tuple[str, ...
     ]
     if "load_checkpoint" in calls:
         lines += ['save_checkpoint(model, "weights")', 'load_checkpoint(model, "weights")']
-    lines += ["", f"tokens_BT = torch.randint({vocabulary}, (2, 16))"]
-    lines += (
-        ["said_BT = generate(model, tokens_BT, max_new_tokens=8)"] if "generate" in calls else []
-    )
-    return tuple(lines)
+    given = inputs(graph)
+    lines += ["", *(f"{name} = {made}" for name, made in given.items())]
+    said = call_lines("said_BT = generate", ["model", *given, "max_new_tokens=8"])
+    return (*lines, *(said if "generate" in calls else ()))
 
 
-def training() -> tuple[str, ...]:
+def inputs(graph: Graph) -> dict[str, str]:
+    """Something of the right shape for each input."""
+    found = {}
+    sizes = {i.name: i.recipe.settings[0][1] for i in graph.model.inputs if i.recipe.settings}
+    for value in graph.root.inputs:
+        assert isinstance(value.type, TensorType)
+        axes = ["2", *(str(dim.size or 16) for dim in value.type.dims[1:])]
+        shape = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+        below = getattr(sizes.get(value.name), "value", 2)
+        ids = value.type.dtype == "int"
+        made = f"torch.randint({below}, {shape})" if ids else f"torch.randn({shape[1:-1]})"
+        found[f"{identifier(value.name)}_{suffix(value)}"] = made
+    return found
+
+
+def training(graph: Graph) -> tuple[str, ...]:
+    main = next((v for v in graph.root.inputs if stream_of(v) == MAIN), graph.root.inputs[0])
+    tokens = f"{identifier(main.name)}_{suffix(main)}"
     return (
-        "output = model(tokens_BT)",
+        f"output = model({', '.join(inputs(graph))})",
         "loss = torch.nn.functional.cross_entropy(",
-        "    output.logits[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()",
+        f"    output.logits[:, :-1].flatten(0, 1), {tokens}[:, 1:].flatten()",
         ")",
         "(loss + sum(output.losses.values())).backward()",
     )

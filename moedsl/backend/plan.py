@@ -15,7 +15,7 @@ from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_c
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
 from moedsl.backend.plan_views import plan_routing, plan_runtime, wants
-from moedsl.backend.plan_words import docstring, legend, opening_comment
+from moedsl.backend.plan_words import docstring, further_streams, legend, opening_comment
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
 from moedsl.backend.stages_view import StagesView, plan_stages
@@ -75,9 +75,10 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     names = Names(named, reserved=imported_names(graph) | {"Output", *named.values()})
     classes = tuple(plan_class(unit, names) for unit in graph.units[:-1])
     root = plan_model(graph, names)
+    shapes = legend(names.letters, further_streams(graph))
     model = ModelView(
         first_line,
-        docstring("\n\n".join((about, numbers(info_table(graph)), legend(names.letters))), 0),
+        docstring("\n\n".join((about, numbers(info_table(graph)), shapes)), 0),
         names.imports.blocks(),
         plan_output(graph),
         (*classes, root),

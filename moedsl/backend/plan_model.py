@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from moedsl.backend.naming import attribute
 from moedsl.backend.plan_classes import (
     BODY,
@@ -22,6 +24,7 @@ from moedsl.backend.plan_words import docstring, flow
 from moedsl.backend.statements import Text, Writer
 from moedsl.ir.graph import Graph, Node, Parameter, Unit, Value
 from moedsl.ir.ops import AttentionMask, Stack
+from moedsl.ir.shapes import streams_in
 
 # Names that the root's `forward` has beside the values of its graph.
 ROOT_LOCALS = frozenset({"losses", "routing", "layer", "routed"})
@@ -73,7 +76,7 @@ def _forward(root: Unit, names: Names) -> Method:
         reserved=names.reserved | ROOT_LOCALS,
         results=[*root.outputs, *(node.outputs[0] for node in losses), *root.taps],
         pinned=frozenset(root.outputs),
-        stems=_masks(root),
+        stems=_masks(root) | _stacked(root),
     )
     body = writer.lines()
     names.legend(writer.names)
@@ -88,11 +91,25 @@ def _forward(root: Unit, names: Names) -> Method:
 
 
 def _masks(root: Unit) -> dict[Value, str]:
-    """Several masks are told apart by what they are: `mask_causal`, `mask_window`."""
+    """Several masks of one stream are told apart by what they are: `mask_causal`, `mask_window`."""
     found = {n.outputs[0]: n.op for n in root.nodes if isinstance(n.op, AttentionMask)}
-    if len(found) < 2:
-        return {}
-    return {value: f"mask_{op.function.removesuffix('_mask')}" for value, op in found.items()}
+    several = {s for s, n in Counter(op.stream for op in found.values()).items() if n > 1}
+    names = {dim: value.name for value in root.inputs for dim in streams_in(value.type)}
+    return {
+        value: ("" if op.main else f"{names[op.stream]}_")
+        + f"mask_{op.function.removesuffix('_mask')}"
+        for value, op in found.items()
+        if op.stream in several
+    }
+
+
+def _stacked(root: Unit) -> dict[Value, str]:
+    """What two stacks hand up under one name is told apart by the stack."""
+    handed = {v: n.place for n in root.nodes if isinstance(n.op, Stack) for v in n.outputs[1:]}
+    count = Counter(value.name for value in handed)
+    return {
+        value: f"{place}_{value.name}" for value, place in handed.items() if count[value.name] > 1
+    }
 
 
 def _finish(writer: Writer, parts: list[Text], losses: list[Node]) -> list[str]:

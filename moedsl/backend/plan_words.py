@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from moedsl.backend.header import docstring_text
 from moedsl.backend.plan_lines import WIDTH, fits, prose
 from moedsl.ir.graph import Dim, Graph, RecordType, Unit
+from moedsl.ir.shapes import MAIN, streams_in
 from moedsl.ir.walk import walk
 from moedsl.model import terms
 
@@ -100,8 +101,15 @@ def _given(unit: Unit) -> Iterator[tuple[int, int]]:
 
 def flow(graph: Graph) -> str:
     """What becomes of the inputs, as the spec says it."""
-    outputs = getattr(graph.model, "outputs", ())
-    return "; ".join(spell(output.value) for output in outputs)
+    outputs = [spell(output.value) for output in getattr(graph.model, "outputs", ())]
+    lets = [f"{let.name} = {spell(let.value)}" for let in getattr(graph.model, "lets", ())]
+    return "; ".join([*lets, *outputs])
+
+
+def further_streams(graph: Graph) -> dict[str, str]:
+    """The letters of all streams but the main one, and what runs along them."""
+    named = ((dim, value.name) for value in graph.root.inputs for dim in streams_in(value.type))
+    return {dim.letter: f"tokens of {name}" for dim, name in named if dim != MAIN}
 
 
 def _attention(settings: dict[str, terms.Term]) -> str:
@@ -197,15 +205,17 @@ def _times(stages: list[str], start: int, length: int) -> int:
     return times
 
 
-def legend(dims: Iterable[Dim]) -> str:
-    """`Shapes: B batch, T tokens, D width 64, ...`: every letter that a printed name ends with."""
+def legend(dims: Iterable[Dim], streams: dict[str, str]) -> str:
+    """`Shapes: B batch, T tokens, D width 64, ...`: every letter that a printed name ends with. `streams`: what those of
+    further streams of tokens stand for."""
+    meanings = {**_MEANINGS, **streams}
     sizes: dict[str, set[int]] = {}
     for dim in dims:
         sizes.setdefault(dim.letter, set()).update({dim.size} if dim.size is not None else ())
-    known = [letter for letter in _MEANINGS if letter in sizes]
+    known = [letter for letter in meanings if letter in sizes]
     parts = []
     for letter in [*known, *sorted(set(sizes) - set(known))]:
-        meaning = _MEANINGS.get(letter, "")
+        meaning = meanings.get(letter, "")
         numbers = " or ".join(map(str, sorted(sizes[letter])))
         if letter != numbers:  # an axis of size 1 is called 1
             parts.append(" ".join(word for word in (letter, meaning, numbers) if word))

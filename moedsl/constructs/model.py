@@ -1,4 +1,4 @@
-"""The model itself, and what it is fed with."""
+"""The model itself."""
 
 from __future__ import annotations
 
@@ -31,10 +31,3 @@ class Model(Construct):
         doc="the training stage that the package is for: what that stage changes is changed, as in `--set stage=tune`",
     )
     implicit: ClassVar[dict[str, str]] = {"embed": "embedding(vocab)", "head": "linear(vocab)"}
-
-
-class Ids(Construct):
-    """Token numbers: a tensor of whole numbers below `size`, one per position."""
-
-    kind = "input"
-    size = Number(low=1, whole=True, positional=True, doc="how many different numbers there are")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moedsl.ir import ops, scoring
 from moedsl.ir.graph import Dim, Value
+from moedsl.ir.shapes import MAIN, stream_of
 from moedsl.model import terms
 
 if TYPE_CHECKING:
@@ -45,9 +47,9 @@ def attend(
     if known is None:
         return scoring.written_out(build, attention, remembers)
     scale, soft_cap = known
-    causal = attention.mask == "causal" and memory is None
     sinks = attention.sinks
-    mask = mask_of(build, attention, causal, tensor=soft_cap is not None or sinks)
+    mask = mask_of(build, attention, memory, tensor=soft_cap is not None or sinks)
+    causal = mask.causal
     grouped = getattr(attention, "kv_heads", attention.heads) != attention.heads
     remembers = remembers and causal
     train, eval_ = build.rates(attention.dropout)
@@ -73,15 +75,20 @@ def attend(
     return build.op(op, *values, name="mixed", role="mixed")
 
 
-def mask_of(build: Builder, attention: Attending, causal: bool, tensor: bool) -> ops.AttentionMask:
-    """What an attention lets be seen; `tensor` where its scores are written out."""
+def mask_of(
+    build: Builder, attention: Attending, memory: Value | None, tensor: bool
+) -> ops.AttentionMask:
+    """What an attention lets be seen; `tensor` where its scores are written out. Before and after are things of one
+    stream: all of another one is seen."""
+    stream = (memory and stream_of(memory)) or MAIN
+    causal = attention.mask == "causal" and stream == MAIN
     window = None if attention.window == "none" or not causal else int(attention.window)
     chunk = None if attention.chunk == "none" or not causal else int(attention.chunk)
     base = "chunk_mask" if chunk else "window_mask" if window else ""
     base = base or ("causal_mask" if causal else "padding_mask")
     function = build.function(base, (causal, window, chunk, tensor))
     return ops.AttentionMask(
-        causal=causal, window=window, chunk=chunk, tensor=tensor, function=function
+        causal=causal, window=window, chunk=chunk, tensor=tensor, function=function, stream=stream
     )
 
 
@@ -127,7 +134,8 @@ def turn(build: Builder, rope: Rope, x: Value) -> Value:
         table=build.function("rotary_table", (float(rope.theta), stretch, *way)),
         rotate=build.function("rotate", way),
     )
-    return build.op(ops.Rotate(table=table), x, build.ambient(table))
+    here = replace(table, stream=stream_of(x) or MAIN)
+    return build.op(ops.Rotate(table=table), x, build.ambient(here))
 
 
 def scaling_of(rope: Rope) -> Scaling | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moedsl.constructs import declare
 from moedsl.ir import deciding, ops, problems
 from moedsl.ir.frame import Hint
-from moedsl.ir.graph import Value
+from moedsl.ir.graph import TensorType, Value
 from moedsl.ir.shapes import is_ids, is_sequence
 from moedsl.ir.walk import fits_width, sets_width
 from moedsl.model import terms
@@ -272,7 +272,16 @@ def _alike(build: Builder, first: Value, second: Value) -> tuple[Value, Value]:
         return first, build.merged(second)
     if build.last(second).split and not build.last(first).split:
         return build.merged(first), second
+    if is_sequence(first) and _per_sequence(second):
+        return first, build.op(ops.EveryPosition(), second)
+    if is_sequence(second) and _per_sequence(first):
+        return build.op(ops.EveryPosition(), first), second
     return first, second
+
+
+def _per_sequence(value: Value) -> bool:
+    """One row for each sequence, [B, D]."""
+    return isinstance(value.type, TensorType) and value.type.letters[:-1] == "B"
 
 
 def _phase(build: Builder, term: terms.Phase, x: Value | None = None) -> Value:

@@ -36,6 +36,7 @@ class Dim:
     `split`: the axes that this flat one is made of (HC = H times C), so that heads can be opened where needed.
     `loose`: an axis of picks of which some may be absent: those are numbered one past the last choice, weigh nothing,
     and no expert serves them.
+    `stream`: the positions of a stream of tokens; what differs by stream (lengths, padding, ...) is asked of this axis.
     `origin`: where the spec fixed the size; a shape error shows both origins.
     """
 
@@ -43,6 +44,7 @@ class Dim:
     size: int | None = None
     split: tuple[Dim, ...] = ()
     loose: bool = False
+    stream: bool = False
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from moedsl.diagnostics.model import Label, Sink
+from moedsl.constructs.inputs import Input
+from moedsl.constructs.registry import construct_of
+from moedsl.diagnostics.model import Sink
 from moedsl.ir.build import Builder
-from moedsl.ir.graph import Dim, Graph, TensorType, Unit, Value
+from moedsl.ir.graph import Graph, Unit, Value
 from moedsl.ir.losses import add_losses
+from moedsl.ir.shapes import MAIN, STREAMS
 from moedsl.ir.thread import thread
 from moedsl.model import terms
-
-BATCH, TOKENS = Dim("B"), Dim("T")
 
 
 def lower(model: terms.Model, sink: Sink) -> Graph | None:
@@ -19,15 +20,7 @@ def lower(model: terms.Model, sink: Sink) -> Graph | None:
         return None
     build = Builder(model, sink)
     root = Unit(model.name, "model", doc=model.doc, span=model.span)
-    inputs = [(one.name, _input(one)) for one in model.inputs]
-    for further in model.inputs[1:]:
-        sink.error(
-            "E0208",
-            f"a second input, `{further.name}`, is part of the language, but not yet of this compiler",
-            further.span,
-            "a model takes one input so far",
-            secondary=(Label(model.inputs[0].span, "the one that it takes"),),
-        )
+    inputs = _inputs(build, model)
     with build.units.opened(root, inputs):
         build.run(model.lets, [output.value for output in model.outputs])
         root.outputs = [_output(build, output) for output in model.outputs]
@@ -37,9 +30,44 @@ def lower(model: terms.Model, sink: Sink) -> Graph | None:
     return Graph(model.name, units, model)
 
 
-def _input(one: terms.Input) -> Value:
-    """Ids, the one kind of input there is so far."""
-    return Value(one.name, TensorType((BATCH, TOKENS), "int"), one.span)
+def _inputs(build: Builder, model: terms.Model) -> list[tuple[str, Value]]:
+    """Each input by its name. The main stream is the one that an output is made from; others have letters of their own."""
+    found: list[tuple[str, Value]] = []
+    made = [(one, construct_of(one.recipe)) for one in model.inputs]
+    streams = [one for one, construct in made if getattr(construct, "sequence", False)]
+    main = _leading(model)
+    ordered = sorted(streams, key=lambda one: one.name != main)
+    axes = dict(zip((one.name for one in ordered), STREAMS, strict=False))
+    for one in ordered[len(STREAMS) :]:
+        build.sink.error(
+            "E0208",
+            f"a model with {len(ordered)} streams of tokens is more than this compiler takes",
+            one.span,
+            f"it takes {len(STREAMS)}",
+        )
+    for one, construct in made:
+        assert isinstance(construct, Input)
+        type_ = construct.tensor(build, axes.get(one.name, MAIN))
+        found.append((one.name, Value(one.name, type_, one.span)))
+    return found
+
+
+def _leading(model: terms.Model) -> str:
+    """The input that the first output begins with: `tokens -> embed -> ...`."""
+    lets = {let.name: let.value for let in model.lets}
+    term = model.outputs[0].value
+    while True:
+        match term:
+            case terms.Apply(inputs=inputs):
+                term = inputs[0]
+            case terms.Arithmetic(left=left, right=right):
+                term = right if isinstance(left, terms.Number) else left
+            case terms.Tensor(name) if name in lets:
+                term = lets[name]
+            case terms.Tensor(name):
+                return name
+            case _:
+                return ""
 
 
 def _output(build: Builder, output: terms.Output) -> Value:

@@ -58,7 +58,17 @@ from moedsl.ir.ops_routing import (
     WithoutAbsent,
 )
 from moedsl.ir.ops_scores import Dot, Mix, Remember
-from moedsl.ir.ops_shape import Append, Cut, Field, MergeHeads, OneHead, Rows, SplitHeads, Unrows
+from moedsl.ir.ops_shape import (
+    Append,
+    Cut,
+    EveryPosition,
+    Field,
+    MergeHeads,
+    OneHead,
+    Rows,
+    SplitHeads,
+    Unrows,
+)
 from moedsl.ir.ops_weights import Embedding, Learned, LearnedScale, Linear, Norm, TiedLinear
 
 __all__ = [
@@ -81,6 +91,7 @@ __all__ = [
     "Dot",
     "Dropout",
     "Embedding",
+    "EveryPosition",
     "Field",
     "Gather",
     "GatherRows",

@@ -11,7 +11,7 @@ from typing import ClassVar
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of, number, rate_code
-from moedsl.ir.shapes import agree
+from moedsl.ir.shapes import MAIN, agree
 from moedsl.ir.stretch import Stretch
 
 TOKENS, PAST, MASK, CACHE = "tokens", "past", "mask", "cache"
@@ -19,7 +19,8 @@ TOKENS, PAST, MASK, CACHE = "tokens", "past", "mask", "cache"
 
 @frozen(kw_only=True)
 class Ambient(Op):
-    """Made once at the root. `needs`: what it is made from, by the names of the root's own values (above).
+    """Made once at the root, for one `stream` of tokens (as the body that asks calls it). `needs`: what it is made from,
+    by the names of the root's own values (above), each the stream's own. Only the main stream has a past.
 
     `rank` orders ambients in signatures. One without `code` is an argument of the model itself (mask, cache).
     """
@@ -29,6 +30,11 @@ class Ambient(Op):
     needs: ClassVar[tuple[str, ...]] = ()
     rank: ClassVar[int] = 0
     carries: ClassVar[tuple[int, ...] | None] = ()
+    stream: Dim = MAIN
+
+    @property
+    def main(self) -> bool:
+        return self.stream == MAIN
 
     @property
     def other_name(self) -> str:
@@ -49,10 +55,15 @@ class MaskArgument(Ambient):
 
 @frozen(kw_only=True)
 class CacheHandle(Ambient):
-    """The model's argument `cache`: keys and values of earlier tokens, or None."""
+    """The model's argument `cache`: keys and values of earlier tokens, or None. Streams beside the main one are read
+    anew by each call, and have none."""
 
     name: ClassVar[str] = CACHE
     rank: ClassVar[int] = 9
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "" if self.main else "None"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (RecordType("Cache"),)
@@ -71,18 +82,32 @@ class Past(Ambient):
         return (RecordType("int"),)
 
 
+class Placed(Ambient):
+    """What depends on where the tokens of this call stand: which they are, how many came before, which are real."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (TOKENS, PAST, MASK) if self.main else (TOKENS, MASK)
+
+    @property
+    def where(self) -> str:
+        return "{0}, {1}, {2}" if self.main else "{0}, 0, {1}"
+
+
 @frozen(kw_only=True)
-class Positions(Ambient):
+class Positions(Placed):
     """Where each token stands, padding left out: [B, T] int."""
 
     name: ClassVar[str] = "positions"
-    needs: ClassVar[tuple[str, ...]] = (TOKENS, PAST, MASK)
-    code: ClassVar[str] = "positions({0}, {1}, {2})"
     imports: ClassVar[tuple[str, ...]] = (".state:positions",)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"positions({self.where})"
 
 
 @frozen(kw_only=True)
-class RotaryTable(Ambient):
+class RotaryTable(Placed):
     """Cosines and sines for a `theta`: the first `size` of a head's `head` channels turn.
 
     `table` and `rotate` are the functions of state.py: what makes it and what applies it. Tables with other numbers
@@ -97,12 +122,11 @@ class RotaryTable(Ambient):
     table: str = "rotary_table"
     rotate: str = "rotate"
     name: ClassVar[str] = "rotary"
-    needs: ClassVar[tuple[str, ...]] = (TOKENS, PAST, MASK)
     rank: ClassVar[int] = 1
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return f"{self.table}(positions({{0}}, {{1}}, {{2}}))"
+        return f"{self.table}(positions({self.where}))"
 
     @property
     def other_name(self) -> str:
@@ -117,7 +141,7 @@ class RotaryTable(Ambient):
 
 
 @frozen(kw_only=True)
-class AttentionMask(Ambient):
+class AttentionMask(Placed):
     """Which keys a query sees: what came before (`causal`), the latest `window` of it, what stands in the same
     `chunk`, and never padding.
 
@@ -131,12 +155,15 @@ class AttentionMask(Ambient):
     function: str = "causal_mask"
     name: ClassVar[str] = MASK
     root_name: ClassVar[str] = "attention_mask"
-    needs: ClassVar[tuple[str, ...]] = (TOKENS, PAST, MASK)
     rank: ClassVar[int] = 2
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return f"{self.function}({{0}}, {{1}}, {{2}})" if self.causal else f"{self.function}({{2}})"
+        return f"{self.function}({self.where if self.causal else '{0}'})"
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return super().needs if self.causal else (MASK,)
 
     @property
     def other_name(self) -> str:
@@ -155,10 +182,17 @@ class RealRows(Ambient):
 
     rows: Dim
     name: ClassVar[str] = "real"
-    needs: ClassVar[tuple[str, ...]] = (MASK, PAST)
     rank: ClassVar[int] = 3
     atom: ClassVar[bool] = False
-    code: ClassVar[str] = "None if {0} is None else {0}[:, {1}:].flatten()"
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (MASK, PAST) if self.main else (MASK,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        past = "[:, {1}:]" if self.main else ""
+        return f"None if {{0}} is None else {{0}}{past}.flatten()"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (TensorType((self.rows,), "bool"),)

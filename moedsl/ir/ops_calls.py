@@ -8,17 +8,21 @@ from typing import ClassVar
 from moedsl.frozen import frozen
 from moedsl.ir.graph import TensorType, Unit
 from moedsl.ir.ops_base import Op, Type
+from moedsl.ir.shapes import Axes, relabelled
 
 
 @frozen(kw_only=True)
 class Call(Op):
-    """Run a unit at this node's place. Inputs: the unit's inputs then its ambients; outputs: its outputs then taps."""
+    """Run a unit at this node's place. Inputs: the unit's inputs then its ambients; outputs: its outputs then taps.
+    `axes`: what the unit's streams are here, where that is another."""
 
     unit: Unit
+    axes: Axes = ()
     code: ClassVar[str] = "{self}({args})"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return tuple(v.type for v in [*self.unit.outputs, *self.unit.taps])
+        axes = dict(self.axes)
+        return tuple(relabelled(v.type, axes) for v in [*self.unit.outputs, *self.unit.taps])
 
     def calls(self, place: str, path: str = "") -> Iterator[tuple[str, str, Unit]]:
         yield path or place, place, self.unit
@@ -34,6 +38,7 @@ class Stack(Op):
     """
 
     runs: tuple[tuple[Unit, int], ...]
+    axes: Axes = ()
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         taps = max((len(unit.taps) for unit, _ in self.runs), default=0)

@@ -106,6 +106,17 @@ class Unrows(Op):
 
 
 @frozen(kw_only=True)
+class EveryPosition(Op):
+    """A row for each sequence at all positions of it: [B, D] -> [B, 1, D]."""
+
+    code: ClassVar[str] = "{0}[:, None]"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((x.dims[0], Dim("1", 1), *x.dims[1:]), x.dtype),)
+
+
+@frozen(kw_only=True)
 class Field(Op):
     """`routing.expert_NK`: a tensor of a record. Gradients flow through the floating ones."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.diagnostics.model import Label
 from moedsl.ir.graph import NOWHERE, Dim, RecordType, TensorType, Value
-from moedsl.ir.shapes import Mismatch, NotATensor, is_ids, spell
+from moedsl.ir.shapes import MAIN, Mismatch, NotATensor, is_ids, spell
 from moedsl.model import terms
 from moedsl.model.misfits import describe
 
@@ -163,7 +163,7 @@ def differs_when_decoding(build: Builder, term: terms.Phase) -> None:
 
 def _anything(build: Builder, term: terms.Term) -> Value:
     """Something to go on with, in place of what is missing."""
-    return Value("", TensorType((Dim("B"), Dim("T"), build.model_width)), term.span)
+    return Value("", TensorType((Dim("B"), MAIN, build.model_width)), term.span)
 
 
 def is_decision(value: Value) -> bool:

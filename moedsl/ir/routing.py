@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moedsl.frozen import frozen
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
-from moedsl.ir.shapes import is_ids, spell
+from moedsl.ir.shapes import is_ids, is_sequence, spell
 from moedsl.ir.walk import fits_width, tensors_in
 from moedsl.model import terms
 
@@ -74,7 +74,7 @@ def _select(build: Builder, router: Router) -> Value:
 def _by_rows(build: Builder) -> None:
     """Each token is a row to decide on, in all that the router reads."""
     for name, value in build.scope.items():
-        if isinstance(value.type, TensorType) and value.type.letters.startswith("BT"):
+        if is_sequence(value):
             build.bind(name, build.op(ops.Rows(rows=ROWS), value, name=name))
 
 

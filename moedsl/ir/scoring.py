@@ -69,8 +69,7 @@ def _attention(build: Builder) -> Attending:
 def explicit_mask(build: Builder, attention: Attending) -> ops.AttentionMask:
     from moedsl.ir.attending import mask_of
 
-    causal = attention.mask == "causal" and "memory" not in build.scope
-    return mask_of(build, attention, causal, tensor=True)
+    return mask_of(build, attention, build.scope.get("memory"), tensor=True)
 
 
 def written_out(build: Builder, attention: Attending, remembers: bool = True) -> Value:

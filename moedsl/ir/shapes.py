@@ -3,7 +3,16 @@ shows where each of the two sizes was fixed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from moedsl.ir.graph import Dim, RecordType, TensorType, Value
+
+Type = TensorType | RecordType
+
+# The streams of a body, as it calls them: its `x` runs along the first, a second stream along the next, and so on. The
+# model's own first one is what it predicts.
+STREAMS = tuple(Dim(letter, stream=True) for letter in "TMLPUW")
+MAIN = STREAMS[0]
 
 
 class Mismatch(Exception):
@@ -23,7 +32,44 @@ def is_ids(value: Value) -> bool:
 
 
 def is_sequence(value: Value) -> bool:
-    return isinstance(value.type, TensorType) and value.type.letters.startswith("BT")
+    return stream_of(value) is not None
+
+
+def stream_of(value: Value) -> Dim | None:
+    """The axis of positions, where there is one."""
+    return next(iter(streams_in(value.type)), None)
+
+
+def streams_in(type_: Type) -> list[Dim]:
+    return [dim for dim in type_.dims if dim.stream]
+
+
+Axes = tuple[tuple[Dim, Dim], ...]
+
+
+def local_axes(inputs: Iterable[Value]) -> Axes:
+    """(stream inside a body, stream around it) for what the body gets, `x` first: a body knows its streams by their
+    order only, so that one that serves several is one. Rows without positions are the main stream's."""
+    values = list(inputs)
+    found = dict.fromkeys(dim for value in values for dim in streams_in(value.type))
+    if values and not streams_in(values[0].type):
+        found = dict.fromkeys([MAIN, *found])
+    return tuple(zip(STREAMS, found, strict=False))
+
+
+def renamed(axes: Axes) -> Axes:
+    """Those that are called otherwise inside."""
+    return tuple((own, around) for own, around in axes if own != around)
+
+
+def relabelled(type_: Type, axes: dict[Dim, Dim]) -> Type:
+    """The type with its streams called otherwise."""
+    if not any(dim in axes for dim in type_.dims):
+        return type_
+    dims = tuple(axes.get(dim, dim) for dim in type_.dims)
+    if isinstance(type_, RecordType):
+        return RecordType(type_.name, dims)
+    return TensorType(dims, type_.dtype)
 
 
 def same(left: Dim, right: Dim) -> bool:
@@ -52,7 +98,7 @@ def broadcast(left: TensorType, right: TensorType, what: str) -> TensorType:
     return TensorType(tuple(dims), dtype)
 
 
-def rows_in(type_: TensorType | RecordType) -> int:
+def rows_in(type_: Type) -> int:
     """Rows of the last axis per row of the stream: the product of the axes of known size before it (heads)."""
     assert isinstance(type_, TensorType)
     total = 1
@@ -61,7 +107,7 @@ def rows_in(type_: TensorType | RecordType) -> int:
     return total
 
 
-def spell(type_: TensorType | RecordType) -> str:
+def spell(type_: Type) -> str:
     """`[B, T, D 64]`, for diagnostics and dumps."""
     if isinstance(type_, RecordType):
         return type_.name

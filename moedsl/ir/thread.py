@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from moedsl.ir.graph import Node, RecordType, Unit, Value
+from collections.abc import Iterable
+from dataclasses import replace
+
+from moedsl.ir.graph import Dim, Node, Unit, Value
 from moedsl.ir.ops import Ambient, CacheHandle, Call, MaskArgument, Past, Stack
-from moedsl.ir.ops_attention import CACHE, MASK, PAST, TOKENS
+from moedsl.ir.ops_attention import PAST, TOKENS
 from moedsl.ir.ops_base import Op
-from moedsl.ir.shapes import is_ids
+from moedsl.ir.shapes import MAIN, streams_in
 
 Wants = dict[Unit, dict[Op, Value]]
 
@@ -15,10 +18,10 @@ def thread(units: list[Unit]) -> None:
     """Complete all units, callees before callers; the last is the root."""
     root = units[-1]
     wants: Wants = {unit: dict(zip(unit.wants, unit.ambients, strict=True)) for unit in units}
-    calls = [(u, called) for u in units for node in u.nodes if (called := callees(node))]
+    calls = [(u, node) for u in units for node in u.nodes if callees(node)]
     while _spread(calls, wants):
         pass
-    names = _names(units, wants)
+    names = _names(units, wants, _prefixes(root))
     for unit in units[:-1]:
         _take(unit, wants[unit], names)
     for unit in units:
@@ -40,31 +43,52 @@ def callees(node: Node) -> list[Unit]:
     return []
 
 
-def _spread(calls: list[tuple[Unit, list[Unit]]], wants: Wants) -> bool:
+def _spread(calls: list[tuple[Unit, Node]], wants: Wants) -> bool:
     """One round: callers want what callees want; layers of one stack want the same. True if anything changed."""
     before = sum(map(len, wants.values()))
-    for unit, called in calls:
+    for unit, node in calls:
+        called = callees(node)
         needed = dict.fromkeys(op for callee in called for op in wants[callee])
-        for taker in [*called, unit]:
-            for op in needed:
-                if op not in wants[taker]:
-                    assert isinstance(op, Ambient)
-                    wants[taker][op] = Value(op.name, op.infer()[0])
+        for callee in called:
+            _want(wants[callee], needed)
+        _want(wants[unit], [_around(node, op) for op in needed])
     return sum(map(len, wants.values())) > before
 
 
-def _names(units: list[Unit], wants: Wants) -> dict[Op, str]:
-    """One name for each ambient in all units: its kind's, then its function's where that is taken."""
-    found: dict[str, Op] = {}
-    for unit in units:
-        for op in wants[unit]:
-            if op in found.values():
-                continue
+def _want(wanted: dict[Op, Value], needed: Iterable[Op]) -> None:
+    for op in needed:
+        if op not in wanted:
             assert isinstance(op, Ambient)
-            name = op.name if op.name not in found else op.other_name
-            assert name not in found, f"two ambients named {name}"
-            found[name] = op
-    return {op: name for name, op in found.items()}
+            wanted[op] = Value(op.name, op.infer()[0])
+
+
+def _around(node: Node, op: Op) -> Op:
+    """What a called unit wants, of the streams that the caller gives it."""
+    assert isinstance(node.op, Call | Stack) and isinstance(op, Ambient)
+    axes = dict(node.op.axes)
+    return replace(op, stream=axes[op.stream]) if op.stream in axes else op
+
+
+def _prefixes(root: Unit) -> dict[Dim, str]:
+    """What is made for a stream beside the main one is called after its input."""
+    named = ((dim, value.name) for value in root.inputs for dim in streams_in(value.type))
+    return {dim: "" if dim == MAIN else f"{name}_" for dim, name in named}
+
+
+def _names(units: list[Unit], wants: Wants, prefixes: dict[Dim, str]) -> dict[Op, str]:
+    """The name of each ambient in all units: its kind's, or its function's where a unit that wants both has one of that
+    name already."""
+    found: dict[Op, str] = {}
+    for op in dict.fromkeys(op for unit in units for op in wants[unit]):
+        assert isinstance(op, Ambient)
+        beside = dict.fromkeys(o for unit in units if op in wants[unit] for o in wants[unit])
+        taken = {found[other] for other in beside if other in found}
+        prefix = prefixes.get(op.stream, "")
+        names = (prefix + op.name, prefix + op.other_name)
+        free = [name for name in names if name not in taken]
+        assert free, f"two ambients named {names[-1]}"
+        found[op] = free[0]
+    return found
 
 
 def _ranked(wanted: dict[Op, Value], names: dict[Op, str]) -> list[Op]:
@@ -82,34 +106,42 @@ def _take(unit: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
 def _pass_down(unit: Unit, wants: Wants) -> None:
     for node in unit.nodes:
         if called := callees(node):
-            node.inputs = (*node.inputs, *(wants[unit][op] for op in called[0].wants))
+            node.inputs = (
+                *node.inputs,
+                *(wants[unit][_around(node, op)] for op in called[0].wants),
+            )
 
 
 def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
     """Nodes at the start of the root, for the ambients that anything wants; the others are arguments."""
-    tokens = next((v for v in root.inputs if is_ids(v)), None)
-    assert tokens is not None or not wanted, "ambients are made from ids"
-    arguments = {MASK: Value(MASK, RecordType("Tensor")), CACHE: Value(CACHE, RecordType("Cache"))}
-    known = dict(arguments)
+    prefixes = _prefixes(root)
+    known = {(dim, TOKENS): v for v in root.inputs for dim in streams_in(v.type)}
+    beside = [dim for dim in prefixes if dim != MAIN]
+    arguments: list[Ambient] = [MaskArgument(stream=dim) for dim in [*beside, MAIN]]
+    arguments.append(CacheHandle())
+    root.wants = list(arguments)
+    root.ambients = []
+    for argument in arguments:
+        value = Value(prefixes.get(argument.stream, "") + argument.name, argument.infer()[0])
+        root.ambients.append(value)
+        known[argument.stream, argument.name] = value
     nodes: list[Node] = []
-    if tokens is not None:
-        known[TOKENS] = tokens
-    needed = {name for op in wanted if isinstance(op, Ambient) for name in op.needs}
-    if PAST in needed:
+    if any(PAST in op.needs for op in wanted if isinstance(op, Ambient)):
         past = Past()
-        known[PAST] = Value(PAST, past.infer()[0])
-        nodes.append(Node(past, tuple(known[n] for n in past.needs), (known[PAST],)))
+        known[MAIN, PAST] = Value(PAST, past.infer()[0])
+        needed = tuple(known[MAIN, need] for need in past.needs)
+        nodes.append(Node(past, needed, (known[MAIN, PAST],)))
     for op in _ranked(wanted, names):
         assert isinstance(op, Ambient)
         value = wanted[op]
         if not op.code:
-            _replace(root, value, arguments[op.name])
+            _replace(root, value, known[op.stream, op.name])
             continue
-        value.name = op.root_name if op.root_name and names[op] == op.name else names[op]
-        nodes.append(Node(op, tuple(known[n] for n in op.needs), (value,)))
+        prefix = prefixes.get(op.stream, "")
+        plain = names[op] == prefix + op.name and op.root_name
+        value.name = prefix + op.root_name if plain else names[op]
+        nodes.append(Node(op, tuple(known[op.stream, need] for need in op.needs), (value,)))
     root.nodes[:0] = nodes
-    root.ambients = list(arguments.values())
-    root.wants = [MaskArgument(), CacheHandle()]
 
 
 def _replace(unit: Unit, old: Value, new: Value) -> None:

@@ -9,7 +9,7 @@ from moedsl.ir import expressions, ops
 from moedsl.ir.frame import Frame, Hint
 from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
 from moedsl.ir.names import Naming
-from moedsl.ir.shapes import same, spell
+from moedsl.ir.shapes import Axes, local_axes, relabelled, renamed, same, spell
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -46,9 +46,10 @@ class Units:
         streams = constructs()[recipe.construct].streams
         extras = [*zip(streams, more, strict=False), *(named or {}).items()]
         inputs = [("x", x), *extras, *self._around([recipe])]
-        unit = self.unit(recipe, inputs, width, extra)
+        axes = local_axes(value for _, value in inputs)
+        unit = self.unit(recipe, inputs, width, extra, axes)
         outputs = build.many(
-            ops.Call(unit=unit),
+            ops.Call(unit=unit, axes=renamed(axes)),
             *(value for _, value in inputs),
             place=place or recipe.place or recipe.name,
             tied=recipe.tied,
@@ -64,18 +65,20 @@ class Units:
         build = self.build
         runs = list(_runs(layers))
         around = self._around([term for term, _ in runs])
+        bound = self._bound(runs[0][0])
+        axes = local_axes([x, *(value for _, value in [*bound, *around])])
         found: list[tuple[Unit, int]] = []
         for term, count in runs:
-            unit = self.unit(term, [("x", x), *self._bound(term), *around], None, None)
-            self._keeps_stream(unit, x, term)
+            own = bound if term is runs[0][0] else self._bound(term)
+            unit = self.unit(term, [("x", x), *own, *around], None, None, axes)
+            self._keeps_stream(unit, x, term, axes)
             if found and found[-1][0] is unit:
                 found[-1] = (unit, found[-1][1] + count)
             else:
                 found.append((unit, count))
-        bound = self._bound(runs[0][0])
         build.named(x, "x")
         (out, *_) = build.many(
-            ops.Stack(runs=tuple(found)),
+            ops.Stack(runs=tuple(found), axes=renamed(axes)),
             x,
             *(value for _, value in [*bound, *around]),
             names=("x",),
@@ -83,18 +86,23 @@ class Units:
         )
         return out
 
-    def unit(self, term: Term, inputs: Inputs, width: Dim | None, extra: Any) -> Unit:
+    def unit(self, term: Term, inputs: Inputs, width: Dim | None, extra: Any, axes: Axes) -> Unit:
         """The unit of a term on inputs of these types, lowered now unless it was before."""
         said = term.said if isinstance(term, terms.Recipe) else term
-        key = (said, tuple([(name, value.type) for name, value in inputs]), width, extra)
+        inside = {around: own for own, around in axes}
+        own = [(name, relabelled(value.type, inside)) for name, value in inputs]
+        key = (said, tuple(own), width, extra)
         unit = self.memo.get(key)
         if unit is None:
-            unit = self.memo[key] = self._lower(term, inputs, width, extra)
+            values = [(n, Value(n, t, v.span)) for (n, t), (_, v) in zip(own, inputs, strict=True)]
+            pairs = zip(values, inputs, strict=True)
+            self.build.bad.update(mine for (_, mine), (_, v) in pairs if v in self.build.bad)
+            unit = self.memo[key] = self._lower(term, values, width, extra)
         return unit
 
     # --- one unit -------------------------------------------------------------------------------
 
-    def _lower(self, term: Term, inputs: Inputs, width: Dim | None, extra: Any) -> Unit:
+    def _lower(self, term: Term, values: Inputs, width: Dim | None, extra: Any) -> Unit:
         from moedsl.constructs.registry import construct_of
 
         recipe = term if isinstance(term, terms.Recipe) else None
@@ -106,9 +114,6 @@ class Units:
             recipe=recipe,
             span=term.span,
         )
-        values = [(name, Value(name, value.type, value.span)) for name, value in inputs]
-        pairs = zip(values, inputs, strict=True)
-        self.build.bad.update(own for (_, own), (_, given) in pairs if given in self.build.bad)
         with self.opened(unit, values, Hint(width)):
             scope = dict(values)
             if construct is None:
@@ -140,18 +145,19 @@ class Units:
         own = set().union(*(names.own for names in found))
         return [(name, scope[name]) for name in scope if name in mentioned - own]
 
-    def _keeps_stream(self, unit: Unit, x: Value, term: Term) -> None:
+    def _keeps_stream(self, unit: Unit, x: Value, term: Term, axes: Axes) -> None:
         """A layer gives what it got: another one may follow."""
         out = unit.outputs[0]
+        given = relabelled(out.type, dict(axes))
         if out in self.build.bad or x in self.build.bad:
             return
-        if isinstance(out.type, TensorType) and isinstance(x.type, TensorType):
-            gives, gets = out.type.dims, x.type.dims
+        if isinstance(given, TensorType) and isinstance(x.type, TensorType):
+            gives, gets = given.dims, x.type.dims
             if len(gives) == len(gets) and all(map(same, gives, gets)):
                 return
         self.build.mismatch(
             "E0309",
-            f"`{unit.name}` gets {spell(x.type)} and gives {spell(out.type)}, so it cannot be a layer",
+            f"`{unit.name}` gets {spell(x.type)} and gives {spell(given)}, so it cannot be a layer",
             (term.span, "a layer gives the shape that it got"),
             (out.span, "made here"),
             help=f"end it with `linear({self.build.model_width.size})`; what changes the width stands once, and is no block",
