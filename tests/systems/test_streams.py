@@ -296,7 +296,9 @@ def test_labels_and_vectors_stand_at_every_position():
 THREE = SPEC.replace(
     "  input  tokens",
     "  input  hint = ids(20)\n  let other = hint -> embed -> encode(dense)\n  input  tokens",
-).replace("x += cross(before_cross(x), memory)", "x += cross(before_cross(x), memory) + again(x, other)")
+).replace(
+    "x += cross(before_cross(x), memory)", "x += cross(before_cross(x), memory) + again(x, other)"
+)
 THREE = THREE.replace("attention cross { heads = 4 }", "attention cross, again { heads = 4 }")
 
 
