@@ -46,7 +46,7 @@ def plan_card(
         table(info),
         drawing(graph, classes),
         usage(graph, exported, classes[graph.root]),
-        training(graph),
+        training(graph, adapts="tally" in exported),
     )
 
 
@@ -118,13 +118,18 @@ def inputs(graph: Graph) -> dict[str, str]:
     return found
 
 
-def training(graph: Graph) -> tuple[str, ...]:
+def training(graph: Graph, adapts: bool) -> tuple[str, ...]:
     main = next((v for v in graph.root.inputs if stream_of(v) == MAIN), graph.root.inputs[0])
     tokens = f"{identifier(main.name)}_{suffix(main)}"
+    after = (
+        "# optimizer.step(), then what follows the load:",
+        "model.adapt(tally(output.routing))",
+    )
     return (
         f"output = model({', '.join(inputs(graph))})",
         "loss = torch.nn.functional.cross_entropy(",
         f"    output.logits[:, :-1].flatten(0, 1), {tokens}[:, 1:].flatten()",
         ")",
         "(loss + sum(output.losses.values())).backward()",
+        *(after if adapts else ()),
     )

@@ -31,7 +31,7 @@ set_extra_state set_submodule share_memory state_dict to to_empty train training
 zero_grad
 """
 # What every printed model has of its own.
-_MODEL_ATTRIBUTES = "init_weights checkpoint_layers run"
+_MODEL_ATTRIBUTES = "adapt init_weights checkpoint_layers run"
 MODULE_ATTRIBUTES = frozenset(f"{_MODULE_ATTRIBUTES} {_MODEL_ATTRIBUTES}".split())
 
 _TAKEN_VALUES = frozenset({"self", "torch", "nn", "F", "Tensor", *keyword.kwlist, *dir(builtins)})

@@ -11,6 +11,7 @@ from moedsl.backend.header import header
 from moedsl.backend.imports import ImportSet
 from moedsl.backend.library import LibraryFile, plan_library, wants_of
 from moedsl.backend.naming import identifier, output_fields
+from moedsl.backend.plan_adapting import HOME, WANTS, adapts
 from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_classes, plan_class
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
@@ -83,7 +84,8 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
         plan_output(graph),
         (*classes, root),
     )
-    library = plan_library(wants(graph), first_line, package)
+    adapting = WANTS if adapts(graph) else ()
+    library = plan_library([*wants(graph), *adapting], first_line, package)
     routing = plan_routing(graph, first_line, package, frozenset(wants_of(library)))
     runtime = plan_runtime(graph, first_line)
     stages = plan_stages(graph, first_line)
@@ -127,6 +129,8 @@ def plan_exports(
     imports.name(".model", names.classes[graph.root], "Output")
     if routing is not None and routing.routes:
         imports.name(".routing", "Routing")
+    if adapts(graph):
+        imports.name(HOME, "Load", "tally")
     if runtime.state is not None and runtime.state.cache:
         imports.name(".state", "Cache")
     if runtime.checkpoint is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from moedsl.backend.naming import attribute
+from moedsl.backend.plan_adapting import adapts, plan_adapt
 from moedsl.backend.plan_classes import (
     BODY,
     MEMBER,
@@ -38,6 +39,8 @@ def plan_model(graph: Graph, names: Names) -> ClassView:
         names.imports.name("typing", "Any")
         methods.append(_RUN)
     methods.append(_init_weights(graph))
+    if adapts(graph):
+        methods.append(plan_adapt(graph, names))
     names.imports.ask(["torch", "nn", "Tensor"])
     names.imports.name("typing", "NamedTuple")
     lines = attributes(root, names)
@@ -166,6 +169,7 @@ def _init_weights(graph: Graph) -> Method:
         lines += [STEP + "else:", STEP * 2 + _start(common)]
     elif common:
         lines.append(STEP + _start(common))
+    lines += _states(graph)
     return Method(
         ("def init_weights(self, seed: int = 0) -> None:",),
         tuple(lines),
@@ -174,6 +178,23 @@ def _init_weights(graph: Graph) -> Method:
         ),
         "@torch.no_grad()",
     )
+
+
+def _states(graph: Graph) -> list[str]:
+    """Numbers that a rule moves start where they were made, also where they had no memory then."""
+    values = {name: parameter.value for name, parameter in named_parameters(graph, buffers=True)}
+    found = sorted(set(values.values()))
+    if not found:
+        return []
+    lines = ["for name, state in self.named_buffers():"]
+    if len(found) == 1:
+        return ["for state in self.buffers():", STEP + f"state.fill_({found[0]!r})"]
+    for index, value in enumerate(found):
+        ends = endings({n: ("", v) for n, v in values.items()}, ("", value))
+        test = f'name.endswith("{ends[0]}")' if len(ends) == 1 else f"name.endswith({_tuple(ends)})"
+        lines += indented(_condition("elif" if index else "if", ends, test))
+        lines.append(STEP * 2 + f"state.fill_({value!r})")
+    return lines
 
 
 def _condition(word: str, ends: list[str], test: str) -> list[str]:
@@ -203,13 +224,13 @@ def _start(start: tuple[str, float]) -> str:
     return f"weight.normal_(std={value!r}, generator=generator)"
 
 
-def named_parameters(graph: Graph) -> list[tuple[str, Parameter]]:
-    """Every trainable or frozen weight by its name in the state dict, each once."""
+def named_parameters(graph: Graph, buffers: bool = False) -> list[tuple[str, Parameter]]:
+    """Every trainable or frozen weight by its name in the state dict, each once; or every buffer."""
     found: dict[str, Parameter] = {}
     for place in graph.places():
         for node in place.unit.nodes:
             for parameter in node.op.parameters():
-                if parameter.buffer:
+                if parameter.buffer != buffers:
                     continue
                 inner = (
                     f"{attribute(node.place)}.{parameter.name}"

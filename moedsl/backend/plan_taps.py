@@ -87,6 +87,14 @@ def _template(paths: Sequence[str]) -> tuple[str, list[tuple[int, ...]]]:
     return text, numbers
 
 
+def numbered(paths: Sequence[str]) -> tuple[str, list[tuple[str, str]]] | None:
+    """`layer.{i}.sparse` and (i, what it runs over), where the paths are all combinations of their numbers in order."""
+    template, numbers = _template(paths)
+    if not template:
+        return None
+    return template, [(c, _range(n)) for c, n in zip(_COUNTERS, numbers, strict=False)]
+
+
 def _range(indices: tuple[int, ...]) -> str:
     first, last = indices[0], indices[-1]
     step = indices[1] - first if len(indices) > 1 else 1

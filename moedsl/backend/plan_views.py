@@ -81,6 +81,7 @@ def route_view(op: ops.Route) -> RouteView:
         normalize=op.normalize,
         eps=op.eps,
         scale=op.scale,
+        bias=op.bias,
         statistics=cast(tuple[Statistic, ...], op.statistics),
         distribution=op.distribution,  # type: ignore[arg-type]
     )

@@ -142,6 +142,20 @@ class Listed(Setting):
 
 
 @frozen(kw_only=True, hash_once=True)
+class Labels(Setting):
+    """Names of kinds of experts in a bank: `full`, `[full, wide]`, or `all` of them."""
+
+    words: tuple[str, ...] = ("all",)
+    type: ClassVar[str] = "kinds of experts"
+
+    def value(self, term: terms.Term) -> tuple[str, ...]:
+        """The names; empty where all are meant."""
+        if not isinstance(term, terms.Items):
+            return ()
+        return tuple(item.text for _, item in term.items if isinstance(item, terms.Word))
+
+
+@frozen(kw_only=True, hash_once=True)
 class PlaceOf(Setting):
     """The path of another place (`tied(embed)`); resolved to `terms.Text` with that path."""
 
@@ -179,7 +193,7 @@ class Construct:
 
     After resolution attributes hold: int/float for Number (str for an admitted word), str for Words, bool for Flag,
     `terms.Term` for Expression / RecipeOf, tuple[(label | None, count, term)] for Bank, tuple[terms.Recipe, ...] for
-    Listed (texts: tuple[str, ...]); `terms.Phase` stays as it is.
+    Listed (texts: tuple[str, ...]), tuple[str, ...] for Labels; `terms.Phase` stays as it is.
     """
 
     kind: ClassVar[str] = "stage"

@@ -79,6 +79,12 @@ class Builder:
         frame.role = role or frame.role
         return inside
 
+    def outermost(self) -> _Inside:
+        """At the top of the unit: places are called by their own names, without the role around them."""
+        inside = _Inside(self.frame)
+        self.frame.prefix = ()
+        return inside
+
     # --- nodes ---------------------------------------------------------------------------------
 
     def op(

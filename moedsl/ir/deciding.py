@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moedsl.ir.graph import Dim, RecordType, Value
+from moedsl.ir.kinds import common_kinds
 from moedsl.ir.walk import fits_width
 from moedsl.model import terms
 from moedsl.model.terms import Term
@@ -30,7 +31,11 @@ def decide(
     """The decision of a router at a place of its own, handed up to the root."""
     losses = [loss for one in mixtures for loss in _losses(one)]
     of = next((loss.setting("of") for loss in losses if loss.construct == "balance"), None)
-    wanted = replace(build.wanted, of=of.text if isinstance(of, terms.Word) else "gate")
+    wanted = replace(
+        build.wanted,
+        of=of.text if isinstance(of, terms.Word) else "gate",
+        kinds=common_kinds(mixtures),
+    )
     routing = build.units.call(router, x, named=named, place=place, width=choices, extra=wanted)
     if isinstance(routing.type, RecordType):
         build.tap(routing)

@@ -161,6 +161,8 @@ def _is_stage(build: Builder, construct: type[Construct]) -> bool:
         return build.frame.role == "select"
     if construct.kind == "score":
         return build.frame.role == "scores"
+    if construct.kind == "correction":
+        return build.frame.role == "choose"
     return construct.lower is not declare.Construct.lower
 
 

@@ -7,6 +7,7 @@ from dataclasses import field
 
 from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Dim, Unit, Value
+from moedsl.ir.kinds import Choices
 from moedsl.ir.ops_base import Op
 from moedsl.ir.places import Parts, Places
 from moedsl.model import terms
@@ -33,4 +34,5 @@ class Frame:
     hint: Hint = field(default_factory=Hint)
     rows: Value | None = None
     mixtures: Sequence[terms.Recipe] = ()
+    kinds: tuple[Choices, ...] = ()  # of the bank that a router chooses from
     ambients: dict[Op, Value] = field(default_factory=dict)

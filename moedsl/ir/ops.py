@@ -9,6 +9,7 @@ ops_attention   rotation, attention, and what is made once for all layers
 ops_scores      attention written out
 ops_routing     selection, dispatch, combine, the fused route
 ops_losses      losses over routings
+ops_states      numbers that a rule moves
 """
 
 from moedsl.ir.ops_attention import (
@@ -69,6 +70,7 @@ from moedsl.ir.ops_shape import (
     SplitHeads,
     Unrows,
 )
+from moedsl.ir.ops_states import Correction, StateOp
 from moedsl.ir.ops_weights import Embedding, Learned, LearnedScale, Linear, Norm, TiedLinear
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "Clip",
     "Combination",
     "Combine",
+    "Correction",
     "Cut",
     "Dispatch",
     "Dot",
@@ -126,6 +129,7 @@ __all__ = [
     "Softmax",
     "SplitHeads",
     "Stack",
+    "StateOp",
     "Statistic",
     "TiedLinear",
     "TopK",

@@ -165,7 +165,8 @@ class Route(Op):
     """Scoring, choice, weights and statistics in one step: (logits_NE[, real_N[, num_sequences]]) -> Routing.
 
     `before`: the score runs over all logits before selection; else over the kept ones alone. `normalize` divides the
-    kept by their sum plus `eps`; `scale` multiplies last. `distribution` is the probability that losses read.
+    kept by their sum plus `eps`; `scale` multiplies last. `distribution` is the probability that losses read. With a
+    `bias`, the second input, what is ranked is the score (`before`) or the logit plus that.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Route(Op):
     normalize: bool = False
     eps: float = 0.0
     scale: float = 1.0
+    bias: bool = False
     statistics: tuple[str, ...] = ()
     distribution: str = "softmax"  # softmax | sigmoid
     carries: ClassVar[tuple[int, ...] | None] = (0,)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from moedsl.frozen import frozen
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
+from moedsl.ir.kinds import Choices
 from moedsl.ir.shapes import is_ids, is_sequence, spell
 from moedsl.ir.walk import fits_width, tensors_in
 from moedsl.model import terms
@@ -26,11 +27,13 @@ class Wanted:
     statistics: tuple[str, ...] = ()
     per_sequence: bool = False
     of: str = "gate"
+    kinds: tuple[Choices, ...] = ()  # of the bank that is chosen from
     bounded: bool = False  # some router limits the rows that experts get
 
 
 def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None = None) -> Value:
     wanted = wanted or build.wanted
+    build.frame.kinds = wanted.kinds
     choices = build.width
     if choices is None and fits_width(router.score):
         return _without_choices(build, router, x)
@@ -198,15 +201,19 @@ def _sums_to_one(node: Node | None) -> bool:
 
 
 def wanted_of(recipes: list[terms.Recipe]) -> Wanted:
-    """The union over all losses of a model."""
+    """The union over all losses of a model, and all numbers that follow the load."""
     from moedsl.constructs.losses import Loss
     from moedsl.constructs.registry import construct_of, constructs
     from moedsl.constructs.router import Router
+    from moedsl.constructs.states import Balancing
 
     known = constructs()
-    made = [construct_of(r) for r in recipes if issubclass(known[r.construct], Loss | Router)]
+    makers = (Loss, Router, Balancing)
+    made = [construct_of(r) for r in recipes if issubclass(known[r.construct], makers)]
     losses = [loss for loss in made if isinstance(loss, Loss)]
     bounded = any(router.bounds_rows for router in made if isinstance(router, Router))
     found = {s for loss in losses for s in loss.reads()}
+    if any(isinstance(one, Balancing) for one in made):
+        found.add("choices")
     per_sequence = any(getattr(loss, "over", "") == "sequence" for loss in losses)
     return Wanted(tuple(s for s in ORDER if s in found), per_sequence, bounded=bounded)

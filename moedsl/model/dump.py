@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from moedsl.constructs.declare import Listed, PlaceOf
+from moedsl.constructs.declare import Labels, Listed, PlaceOf
 from moedsl.constructs.registry import constructs
 from moedsl.frozen import record
 from moedsl.model import lets, terms
@@ -155,8 +155,9 @@ class _Printer:
         setting = cls.settings.get(name) if cls is not None else None
         if isinstance(setting, PlaceOf) and isinstance(term, terms.Text):
             return term.value
-        if isinstance(setting, Listed) and isinstance(term, terms.Items) and len(term.items) == 1:
-            return self.text(term.items[0][1])
+        items = term.items if isinstance(term, terms.Items) else ()
+        if isinstance(setting, Labels | Listed) and len(items) == 1:
+            return self.text(items[0][1])
         return self.text(term)
 
     def _name(self, recipe: terms.Recipe, passed: dict[str, terms.Recipe]) -> str:

@@ -9,6 +9,7 @@ from moedsl.constructs.declare import (
     Declared,
     Expression,
     Flag,
+    Labels,
     Listed,
     Number,
     PlaceOf,
@@ -69,6 +70,8 @@ def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits 
                 return _place(run, slot, expr, env, at)
             case Declared():
                 return _declared(run, slot.setting, expr, env, at)
+            case Labels():
+                return _labels(run, slot, expr, at)
         term = evaluate.evaluate(run, expr, env, at, edits)
         return None if term is None else fit(run, slot, term, at.where(expr))
 
@@ -106,7 +109,7 @@ def _phase(run: Run, slot: Slot, expr: ast.Call, env: Env, at: At, edits: Edits)
     if branches is None:
         return None
     if (isinstance(slot.setting, Number) and not slot.setting.phases) or isinstance(
-        slot.setting, Words | Flag | Listed | PlaceOf
+        slot.setting, Words | Flag | Labels | Listed | PlaceOf
     ):
         run.sink.error("E0210", f"{slot.what} is the same in every phase", at.where(expr))
         return None
@@ -147,6 +150,22 @@ def _place(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At) -> terms.Text
         misfits.wrong_type(run.sink, slot.what, "the name of a place", term, span)
         return None
     return terms.Text(".".join(str(part) for part in expr.parts), span)
+
+
+def _labels(run: Run, slot: Slot, expr: ast.Expr, at: At) -> Some:
+    """Names that mean something in a bank only: `full`, `[full, wide]`."""
+    items = [item.value for item in expr.items] if isinstance(expr, ast.List) else [expr]
+    names = [item.name if isinstance(item, ast.Path) else None for item in items]
+    if None in names or not names:
+        what = f"{slot.what} wants names of kinds of experts"
+        run.sink.error("E0210", what, at.where(expr), help="`kinds = full`, or `[full, wide]`")
+        return None
+    if names == ["all"]:
+        return terms.Word("all", at.where(expr))
+    words = [
+        terms.Word(name, at.where(item)) for name, item in zip(names, items, strict=True) if name
+    ]
+    return terms.Items(tuple((None, word) for word in words), at.where(expr))
 
 
 def _listed(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits) -> Some:

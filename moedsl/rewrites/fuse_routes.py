@@ -18,6 +18,8 @@ from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, Node, Unit, Value
 from moedsl.ir.ops import (
     Cast,
+    Combination,
+    Correction,
     Gather,
     Normalize,
     Pointwise,
@@ -46,18 +48,42 @@ def _fuse(unit: Unit, routed: Node, names: dict[str, Route]) -> None:
     steps = Steps({value: node for node in unit.nodes for value in node.outputs}, logits)
     form = steps.weights(weight, expert)
     read = steps.statistics(statistics)
-    if form is None or read is None or not steps.ranks_logits(expert):
+    ranked, bias = steps.ranked(expert)
+    if form is None or read is None or not ranked:
         return
-    route = _named(
-        Route(name=unit.name, kept=routed.op.kept, choices=routed.op.choices, **form, **read), names
+    if bias:
+        form = _ranked_alike(form, ranked)
+        if form is None:
+            return
+    route = Route(
+        name=unit.name,
+        kept=routed.op.kept,
+        choices=routed.op.choices,
+        bias=bool(bias),
+        **form,
+        **read,
     )
+    route = _named(route, names)
     rest = steps.of[statistics[-1]].inputs[1:] if statistics else ()
     unit.nodes.remove(routed)
     unit.nodes.append(
-        Node(route, (logits, *rest), routed.outputs, span=routed.span, role="routing")
+        Node(route, (logits, *bias, *rest), routed.outputs, span=routed.span, role="routing")
     )
     _prune(unit)
     _unname(unit, logits)
+
+
+def _ranked_alike(form: dict[str, Any], ranked: str) -> dict[str, Any] | None:
+    """The weights' form, with the same function of logits ranked and weighed: with a correction it matters which.
+
+    Softmax over the kept logits is softmax over all, divided by the kept sum: it goes with either ranking.
+    """
+    over_all = form["before"] and form["normalize"] and not form["eps"]
+    if form["score"] == "softmax" and (over_all or not form["before"]):
+        if ranked == "softmax":
+            return {**form, "before": True, "normalize": True}
+        return {**form, "before": False, "normalize": False} if ranked == "identity" else None
+    return form if form["before"] and form["score"] == ranked else None
 
 
 def _named(route: Route, names: dict[str, Route]) -> Route:
@@ -104,10 +130,17 @@ class Steps:
             value = node.inputs[0]
         return True
 
-    def ranks_logits(self, expert: Value) -> bool:
-        """Ranked by the logits, or by what grows with them."""
+    def ranked(self, expert: Value) -> tuple[str, tuple[Value, ...]]:
+        """The function of logits that is ranked ("" for others), and a correction that was added to it."""
         node = self.of.get(expert)
-        return node is not None and isinstance(node.op, TopK) and self.score(node.inputs[0]) != ""
+        if node is None or not isinstance(node.op, TopK):
+            return "", ()
+        match self.maker(node.inputs[0]):
+            case Node(op=Combination(operator="+", number=None), inputs=(one, other)):
+                for value, bias in ((one, other), (other, one)):
+                    if (by := self.of.get(bias)) is not None and isinstance(by.op, Correction):
+                        return self.score(value), (bias,)
+        return self.score(node.inputs[0]), ()
 
     def weights(self, weight: Value, expert: Value) -> dict[str, Any] | None:
         """How weights come from what was kept: read from the last step to the first."""

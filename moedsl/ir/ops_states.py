@@ -1,0 +1,51 @@
+"""Numbers with state: kept with the weights, moved by a rule after each step of the optimizer."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from moedsl.frozen import frozen
+from moedsl.ir.graph import Dim, Parameter, TensorType
+from moedsl.ir.ops_base import Op, Type, number
+
+
+@frozen(kw_only=True)
+class StateOp(Op):
+    """A number, or one per choice, that a rule moves. `adapts`: what the rule reads, "site" for the load of the place
+    whose routing it stands in."""
+
+    adapts: ClassVar[str] = "site"
+
+
+@frozen(kw_only=True)
+class Correction(StateOp):
+    """One number for each choice, [E]. `first` and `count` are the choices that adapt (`count` 0: all), `picks` how
+    many of them a token should take (0: even)."""
+
+    choices: Dim
+    rate: float
+    rule: str = "sign"  # sign | proportional
+    first: int = 0
+    count: int = 0
+    picks: float = 0.0
+    code: ClassVar[str] = "{self}.value_E"
+
+    @property
+    def _class(self) -> str:
+        return {"sign": "SignBalancing", "proportional": "ProportionalBalancing"}[self.rule]
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".adapting:{self._class}",)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        shape = (self.choices.size or 0,)
+        return (Parameter("value_E", shape, "zeros", 0.0, trainable=False, buffer=True),)
+
+    def module(self) -> str:
+        more = f", among=({self.first}, {self.first + self.count})" if self.count else ""
+        more += f", picks={number(self.picks)}" if self.picks else ""
+        return f"{self._class}({self.choices.size}, rate={self.rate!r}{more})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((self.choices,), "float32"),)

@@ -1,0 +1,112 @@
+"""Numbers that no gradient moves: a rule does, once after each step of the optimizer.
+
+    for tokens_BT in micro_batches:
+        output = model(tokens_BT)
+        ...  # backward
+        loads.append(tally(output.routing))
+    optimizer.step()
+    model.adapt(*loads)
+
+Loads are counted from what `forward` gave back: layers whose activations are made again
+in backward count once.
+
+Shapes: E choices.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .routing import Routing
+
+
+class Load(NamedTuple):
+    """What one place routed.
+
+    choices_E: how often each choice was taken, int64.
+    tokens: the real tokens themselves, int64.
+    """
+
+    choices_E: Tensor
+    tokens: Tensor
+
+
+def tally(routing: dict[str, Routing]) -> dict[str, Load]:
+    """The load of each place in one forward: all that is read later, and small."""
+    return {
+        place: Load(r.choices_SE.sum(0), r.tokens_S.sum())
+        for place, r in routing.items()
+    }
+
+
+def total(loads: tuple[dict[str, Load], ...]) -> dict[str, Load]:
+    """Sums over the forwards of a step, and over all ranks in one exchange."""
+    counts = [
+        torch.cat([torch.hstack(load) for load in each.values()]) for each in loads
+    ]
+    count = torch.stack(counts).sum(0)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+    sizes = [load.choices_E.numel() + 1 for load in loads[0].values()]
+    parts = zip(loads[0], count.split(sizes), strict=True)
+    return {place: Load(part[:-1], part[-1]) for place, part in parts}
+
+
+class State(nn.Module):
+    """Buffers that stay in float32, or wider, when the model is cast to less."""
+
+    def _apply(
+        self, function: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> nn.Module:
+        def kept(state: Tensor) -> Tensor:
+            moved = function(state)
+            narrow = torch.promote_types(moved.dtype, torch.float32) != moved.dtype
+            return state.to(moved.device) if narrow else moved
+
+        return super()._apply(kept, recurse)
+
+
+class SignBalancing(State):
+    """A number for each choice, added to what ranks it.
+
+    One step raises it by `rate` where the choice was taken less than its share, and
+    lowers it where more. `among` bounds the choices that adapt, all unless said. Their
+    shares are equal, of what a token takes of them together: `picks`, unless said what
+    it takes now.
+    """
+
+    value_E: Tensor
+
+    def __init__(
+        self,
+        choices: int,
+        rate: float,
+        among: tuple[int, int] | None = None,
+        picks: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.rate, self.picks = rate, picks
+        self.among = slice(*among) if among else slice(None)
+        self.register_buffer("value_E", torch.zeros(choices, dtype=torch.float32))
+
+    @torch.no_grad()
+    def adapt(self, load: Load) -> None:
+        self.value_E[self.among] += self.rate * missing(load, self).sign()
+
+
+class ProportionalBalancing(SignBalancing):
+    """The same, by `rate` times the missing share of all picks."""
+
+    @torch.no_grad()
+    def adapt(self, load: Load) -> None:
+        share_E = missing(load, self) / load.choices_E.sum().clamp_min(1)
+        self.value_E[self.among] += self.rate * share_E
+
+
+def missing(load: Load, state: SignBalancing) -> Tensor:
+    """How many picks the choices that adapt lack to have equal shares, in float64."""
+    count_E = load.choices_E[state.among].double()
+    wanted = count_E.sum() if state.picks is None else state.picks * load.tokens
+    return wanted / count_E.numel() - count_E
