@@ -59,7 +59,8 @@ def _loop(
         return _body(entries, {}, 1, stepped)
     short: dict[str, str] = {}
     if len(entries) > 1:
-        files, parameters = [e.file for e in entries], [e.parameter for e in entries]
+        files = [e.file for e in entries if e.file]
+        parameters = [e.parameter for e in entries]
         short = {_prefix(files): "file", _prefix(parameters): "here"}
         short.pop("", None)
     names = ", ".join(safe(variable) for variable in variables)
@@ -106,7 +107,7 @@ def _prefix(names: list[str], variable: str = "{") -> str:
 
 
 def _shortened(name: str, short: dict[str, str]) -> str:
-    """The name as a string, through the first of the bound prefixes that it has."""
+    """The name as a string, through the first of the bound prefixes that it has; "" stays empty."""
     for prefix, variable in short.items():
         if name.startswith(f"{prefix}."):
             return quoted(f"{{{variable}}}{name[len(prefix) :]}")

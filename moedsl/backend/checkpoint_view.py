@@ -21,9 +21,9 @@ from moedsl.backend.checkpoint_lines import BRACES, Block, Line, quoted, safe, t
 from moedsl.backend.naming import attribute, identifier
 from moedsl.backend.plan_lines import call_lines, fits, indented
 from moedsl.frozen import frozen, record
-from moedsl.ir.checkpoint_map import Layout, Places, Row, Target, match
+from moedsl.ir.checkpoint_map import ONE_WAY, Layout, Places, Row, Target, match
 from moedsl.ir.graph import Graph, Storage
-from moedsl.model.terms import Checkpoint, Items, PathPattern, Text
+from moedsl.model.terms import Checkpoint, Items, Number, PathPattern, Term, Text
 
 _CONSTANTS = frozenset({"SINGLE", "INDEX", "IGNORED", "FORMATS", "ALL"})
 
@@ -108,11 +108,51 @@ class CheckpointView:
 def plan_checkpoint(graph: Graph) -> CheckpointView:
     """The view of every checkpoint that the spec declares; its map is sound (checks/checkpoint.py)."""
     checkpoints = graph.model.checkpoints if graph.model is not None else ()
-    return plan_formats(checkpoints, Places.of(graph)) if checkpoints else CheckpointView()
+    both_ways = [each for each in checkpoints if not is_start(each)]
+    return plan_formats(both_ways, Places.of(graph)) if both_ways else CheckpointView()
+
+
+def is_start(checkpoint: Checkpoint) -> bool:
+    """Does some step lose or make up something? Then the files are where a model starts from, and are never written."""
+    return any(step.construct in ONE_WAY for each in checkpoint.entries for step in each.steps)
+
+
+def plan_starts(graph: Graph, header: str) -> StartsView | None:
+    """The view of every checkpoint that a model can only start from."""
+    checkpoints = graph.model.checkpoints if graph.model is not None else ()
+    starts = [each for each in checkpoints if is_start(each)]
+    if not starts:
+        return None
+    places = Places.of(graph)
+    table = Table(_sizes(places.weights))
+    blocks = [table.blocks(match(each, places)[0]) for each in starts]
+    formats = [
+        FormatView(
+            name=each.name,
+            function=f"start_from_{identifier(each.name)}",
+            lines=tuple(table_lines(own, stepped=True)),
+            ignored=_ignored(each),
+        )
+        for each, own in zip(starts, blocks, strict=True)
+    ]
+    return StartsView(header, tuple(formats), tuple(table.constants()), frozenset(table.used))
+
+
+@frozen
+class StartsView:
+    """start.py: the entries of each checkpoint, and which fields and steps they use."""
+
+    header: str
+    formats: tuple[FormatView, ...]
+    constants: tuple[str, ...]
+    used: frozenset[str]
+
+    def ignored(self, format: FormatView) -> str:
+        return f"({', '.join(quoted(each) for each in format.ignored)},)"
 
 
 def plan_formats(checkpoints: Sequence[Checkpoint], places: Places) -> CheckpointView:
-    table = _Table(_sizes(places.weights))
+    table = Table(_sizes(places.weights))
     blocks = [table.blocks(match(checkpoint, places)[0]) for checkpoint in checkpoints]
     stepped = bool(table.used & {"transposed", "joined", "interleaved"})
     formats = [
@@ -154,7 +194,7 @@ def _sizes(weights: Iterable[Storage]) -> dict[str, int]:
 
 
 @record
-class _Table:
+class Table:
     """Prints rows, and remembers which slices and fields they used."""
 
     sizes: dict[str, int]
@@ -178,7 +218,7 @@ class _Table:
         expert = names[row.expert] if row.expert else ""
         lines = []
         for target, path in zip(targets, row.entry.paths, strict=False):
-            rest = [*self._part(target, names), *self._layout(layout)]
+            rest = [*self._part(target, names), *self._layout(layout), *self._start(row, expert)]
             module = _templated(target, path, names)
             lines.append(Line(file, module, tuple(rest), expert, row.experts))
         return lines
@@ -227,6 +267,19 @@ class _Table:
             fields.append(f"{layout.join}={layout.axis}")
         return fields
 
+    def _start(self, row: Row, expert: str) -> list[str]:
+        """How a weight is filled, where it is not by a copy: `fill=Copies(e, axis=1)`."""
+        if row.start is None:
+            return []
+        self.used.add(row.start.construct)
+        given = [
+            f"{name}={_spelled(term)}"
+            for name, term in row.start.settings
+            if name in row.start.given or name == "init"
+        ]
+        first = [expert] if row.start.construct == "copies" else []
+        return [f"fill={row.start.construct.title()}({', '.join([*first, *given])})"]
+
     def _all(self) -> str:
         self.used.add("ALL")
         return "ALL"
@@ -245,11 +298,15 @@ class _Table:
         return fixed + [f"{name} = slice({a}, {b})" for name, (a, b) in self.slices.items()]
 
 
+def _spelled(term: Term) -> str:
+    return f"{term.value!r}" if isinstance(term, Number) else f'"{getattr(term, "text", "")}"'
+
+
 def _templated(target: Target, path: PathPattern, names: dict[str, str]) -> str:
     """The parameter's name, with the path's variables for the numbers of its layers."""
     asked = [part[1] for part in path.parts if isinstance(part, tuple)]
     if target.expert is not None:
-        asked.remove(target.expert)
+        asked.remove(target.expert)  # the bank's own index is in the part
     numbers = iter(asked)
     parts = []
     for part in attribute(target.storage.module).split("."):

@@ -7,6 +7,7 @@ from typing import Any
 
 import moedsl
 from moedsl.backend.card import CardView, numbers, plan_card
+from moedsl.backend.checkpoint_view import StartsView, plan_starts
 from moedsl.backend.header import header
 from moedsl.backend.imports import ImportSet
 from moedsl.backend.library import LibraryFile, plan_library, wants_of
@@ -66,6 +67,7 @@ class Plan:
     runtime: RuntimeView
     library: tuple[LibraryFile, ...] = ()
     stages: StagesView | None = None
+    starts: StartsView | None = None
 
 
 def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -> Plan:
@@ -89,9 +91,10 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     routing = plan_routing(graph, first_line, package, frozenset(wants_of(library)))
     runtime = plan_runtime(graph, first_line)
     stages = plan_stages(graph, first_line)
-    exports = plan_exports(first_line, about, graph, names, routing, runtime, stages)
+    starts = plan_starts(graph, first_line)
+    exports = plan_exports(first_line, about, graph, names, routing, runtime, stages, starts)
     card = plan_card(graph, about, source, settings, exports.names, names.classes)
-    return Plan(package, model, exports, card, routing, runtime, library, stages)
+    return Plan(package, model, exports, card, routing, runtime, library, stages, starts)
 
 
 def summary(graph: Graph, source: Source) -> str:
@@ -123,6 +126,7 @@ def plan_exports(
     routing: RoutingView | None,
     runtime: RuntimeView,
     stages: StagesView | None,
+    starts: StartsView | None,
 ) -> ExportsView:
     """Imports of what users call, and `__all__`."""
     imports = ImportSet()
@@ -139,6 +143,8 @@ def plan_exports(
         imports.name(".generation", "generate")
     if stages is not None:
         imports.name(".stages", "STAGES", "begin")
+    if starts is not None:
+        imports.name(".start", *(format.function for format in starts.formats))
     lines = tuple(line for block in imports.blocks() for line in block)
     exported = sorted(imports.local_names, key=_exported_order)
     quoted = [f'"{name}"' for name in exported]

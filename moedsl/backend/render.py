@@ -50,4 +50,9 @@ def render(plan: Plan, compiled: BytecodeCache | None = None) -> dict[str, str]:
     library = {f"{file.name}.py": print_library(file) for file in plan.library}
     runtime = render_runtime_files(plan.runtime, jinja)
     stages = render_stages(plan.stages, jinja) if plan.stages else {}
-    return {**own, **routing, **library, **runtime, **stages}
+    starts = {"start.py": plan.starts} if plan.starts else {}
+    start = {
+        file: jinja.get_template(f"package/{file}.j2").render(view=view)
+        for file, view in starts.items()
+    }
+    return {**own, **routing, **library, **runtime, **stages, **start}

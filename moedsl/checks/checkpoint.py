@@ -115,7 +115,7 @@ def _check_twice(rows: list[Row], sink: Sink) -> None:
             if other is not None:
                 _twice(f"`{target.storage.path}` is mapped twice", row.entry, other, sink)
         other = names.setdefault(row.file, row.entry)
-        if other is not row.entry:
+        if other is not row.entry and row.file:
             _twice(f"two places take the tensor `{row.file}`", row.entry, other, sink)
 
 

@@ -24,6 +24,50 @@ class Step(Construct):
     kind = "step"
 
 
+class OneWay(Step):
+    """What steps share that lose or make up something: a checkpoint with one of them is where a model starts from, and
+    is never written."""
+
+    abstract: ClassVar[bool] = True
+
+
+class Extend(OneWay):
+    """More rows than the file has: its own come first, and the others start at their mean.
+
+    For a larger vocabulary, in the embedding and in the head.
+    """
+
+    init = Words("mean", choices=("mean", "zeros"), doc="what the rows behind the file's start at")
+
+
+class Copies(OneWay):
+    """Each expert starts as the same tensor of a dense model, or as a part of it.
+
+    `axis` is that of the hidden channels, 0 in gate and up, 1 in down. With `shards` the hidden channels are cut into
+    so many parts, and expert e takes part e mod shards. `redraw` draws this share of an expert's hidden channels anew,
+    the same ones in all its matrices, from a normal distribution with the mean and the deviation of the tensor.
+    """
+
+    source = "Komatsuzaki et al., 2022; He et al., 2024 (shards); Nakamura et al., 2025 (redraw)"
+    axis = Number("0", low=0, high=1, whole=True, doc="which axis are the hidden channels")
+    shards = Number("1", low=1, whole=True, doc="parts of the dense layer, one for each expert")
+    redraw = Number("0%", low=0, high=1, doc="share of the hidden channels that are drawn anew")
+    scale = Number("1", doc="factor on what was taken")
+
+
+class Fresh(Construct):
+    """Weights that no file has: drawn from a normal distribution.
+
+    With `runs` so many rows in a row are equal: experts that are the shards of one copy then get equal scores, and a
+    token goes to whole copies.
+    """
+
+    kind = "start"
+    source = "He et al., 2024, section 3 (runs)"
+    std = Number("0.02", low=0, doc="deviation")
+    runs = Number("1", low=1, whole=True, doc="how many neighbouring rows are equal")
+
+
 class Split(Step):
     """Cut into equal parts along an axis, one for each of the places on the left."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PART = re.compile(r"[^.\[\]]+")
 _VARIABLE = re.compile(r"\{([^{}]*)\}")
+ONE_WAY = ("extend", "copies", "fresh")  # steps that lose or make up something
 _EACH = "#"  # stands for any index
 
 Part = str | tuple[str, int | str]  # as in PathPattern
@@ -58,7 +59,7 @@ class Row:
     """An entry at one layer. `binding`: its variables' values, that of the bank left out.
 
     `expert`: the bank's variable; `experts`: how many values it takes (0: none). Where `spread`, all experts are in one
-    tensor of the file; else each is in its own.
+    tensor of the file; else each is in its own. `start`: the step that loses or makes up something, if there is one.
     """
 
     entry: CheckpointEntry
@@ -68,6 +69,7 @@ class Row:
     expert: str = ""
     experts: int = 0
     spread: bool = False
+    start: Recipe | None = None
 
     @property
     def file(self) -> str:
@@ -160,14 +162,15 @@ def match(checkpoint: Checkpoint, places: Places) -> tuple[list[Row], list[Probl
     """Every entry at every layer, in the order of the map."""
     rows: list[Row] = []
     problems: list[Problem] = []
+    one_way = any(step.construct in ONE_WAY for each in checkpoint.entries for step in each.steps)
     for entry in checkpoint.entries:
-        found = list(_rows(entry, places))
+        found = list(_rows(entry, places, one_way))
         rows += [row for row in found if isinstance(row, Row)]
         problems += [problem for problem in found if isinstance(problem, Problem)][:1]
     return rows, problems
 
 
-def _rows(entry: CheckpointEntry, places: Places) -> Iterator[Row | Problem]:
+def _rows(entry: CheckpointEntry, places: Places, one_way: bool) -> Iterator[Row | Problem]:
     by_binding: dict[tuple[tuple[str, int], ...], list[Target]] = {}
     for path in entry.paths:
         found = list(places.find(path))
@@ -180,32 +183,59 @@ def _rows(entry: CheckpointEntry, places: Places) -> Iterator[Row | Problem]:
         if len(targets) < len(entry.paths):
             yield Problem("no place", entry, f"some places lack a part of this list at {dict(key)}")
         else:
-            yield _row(entry, key, tuple(targets))
+            yield _row(entry, key, tuple(targets), one_way)
 
 
 def _row(
-    entry: CheckpointEntry, binding: tuple[tuple[str, int], ...], targets: tuple[Target, ...]
+    entry: CheckpointEntry,
+    binding: tuple[tuple[str, int], ...],
+    targets: tuple[Target, ...],
+    is_start: bool,
 ) -> Row | Problem:
     written = set(_VARIABLE.findall(entry.file))
     lost = [name for name, _ in binding if name not in written]
-    if lost:
+    if lost and entry.file:
         return Problem("not in the name", entry, lost[0])
     expert = next((t.expert for t in targets if isinstance(t.expert, str)), "")
     experts = next((t.storage.shape[0] for t in targets if t.expert == expert), 0) if expert else 0
-    spread = bool(expert) and expert not in written
+    start = entry.steps[-1] if entry.steps and entry.steps[-1].construct in ONE_WAY else None
+    each = start is not None and start.construct != "extend"  # every expert by itself
+    spread = bool(expert) and expert not in written and not each
     if spread and len(targets) > 1:
         return Problem("not in the name", entry, expert)
-    layout = _layout(entry, targets, experts if spread else len(targets))
+    if start is not None and (odd := _one_way(start, targets, expert, expert in written)):
+        return Problem("steps", entry, odd)
+    steps = entry.steps[:-1] if start is not None else entry.steps
+    layout = _layout(entry, steps, targets, experts if spread else len(targets))
     if isinstance(layout, Problem):
         return layout
-    return Row(entry, binding, targets, layout, expert, experts, spread)
+    if layout.join and is_start:
+        return Problem(
+            "steps", entry, "files that a model only starts from are taken tensor by tensor"
+        )
+    return Row(entry, binding, targets, layout, expert, experts, spread, start)
 
 
-def _layout(entry: CheckpointEntry, targets: tuple[Target, ...], parts: int) -> Layout | Problem:
+def _one_way(start: Recipe, targets: tuple[Target, ...], expert: str, named: bool) -> str:
+    """What is wrong with a step that cannot be undone, "" where nothing is."""
+    if len(targets) > 1:
+        return f"`{start.construct}` fills one place at a time"
+    if start.construct == "copies" and (not expert or named):
+        return "`copies` fills the experts of a bank from one tensor: `experts[e]` on the left, no `{e}` on the right"
+    if start.construct == "copies" and len(targets[0].shape) != 2:
+        return "`copies` takes matrices, whose hidden channels are rows or columns"
+    return ""
+
+
+def _layout(
+    entry: CheckpointEntry, steps: tuple[Recipe, ...], targets: tuple[Target, ...], parts: int
+) -> Layout | Problem:
     """The steps in normal form: a transposition after a cut is one before it, with the axis exchanged."""
     rank = len(targets[0].shape)
     transposed, join, axis = False, "", 0
-    for step in entry.steps:
+    for step in steps:
+        if step.construct in ONE_WAY:
+            return Problem("steps", entry, f"`{step.construct}` is the last step where it stands")
         if step.construct == "transpose":
             if rank < 2:
                 return Problem("steps", entry, "a tensor with one axis cannot be transposed")

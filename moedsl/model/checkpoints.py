@@ -129,8 +129,7 @@ def _entries(run: Run, written: _Written, at: At) -> list[terms.CheckpointEntry]
     )
     span = written.targets[0].span
     if not isinstance(text, ast.String):
-        run.sink.error("E0210", "a checkpoint map gives a name in quotes, then steps", value.span)
-        return []
+        return _fresh(run, written, at)
     made = [evaluate.evaluate(run, step, written.env, at) for step in steps]
     for step, term in zip(steps, made, strict=True):
         if term is not None and not isinstance(term, terms.Recipe):
@@ -142,6 +141,19 @@ def _entries(run: Run, written: _Written, at: At) -> list[terms.CheckpointEntry]
     if not names or not paths or not _same_variables(run, paths, names, text.span, span):
         return []
     return _paired(run, paths, names, tuple(made), text.span, span)  # type: ignore[arg-type]
+
+
+def _fresh(run: Run, written: _Written, at: At) -> list[terms.CheckpointEntry]:
+    """Weights that no file has: `layer[i].sparse.router.score = fresh`."""
+    value, span = written.value, written.targets[0].span
+    recipe = evaluate.evaluate(run, value, written.env, at)
+    if recipe is None:
+        return []
+    if not isinstance(recipe, terms.Recipe) or run.kind(recipe) != "start":
+        run.sink.error("E0210", "a checkpoint map gives a name in quotes, then steps", value.span)
+        return []
+    paths = [path for target in written.targets for path in _spelled_out(run, target)]
+    return [terms.CheckpointEntry((path,), "", (recipe,), span) for path in paths]
 
 
 def _paired(

@@ -245,7 +245,10 @@ class PathPattern:
 
 @frozen
 class CheckpointEntry:
-    """`paths = "file name" -> steps`: several paths where the file tensor is split among them."""
+    """`paths = "file name" -> steps`: several paths where the file tensor is split among them.
+
+    No file name: the weights are made, as the one step says.
+    """
 
     paths: tuple[PathPattern, ...]
     file: str
