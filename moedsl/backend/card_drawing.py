@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moedsl.backend.plan_stacks import period
-from moedsl.backend.plan_words import chosen_of, spell_statement
+from moedsl.backend.plan_words import chosen_of, kept_text, spell_statement
 from moedsl.ir.graph import Graph, Node, Unit
 from moedsl.ir.ops import Stack
 
@@ -55,7 +55,7 @@ def _experts(unit: Unit, statement: str) -> str:
             if found and f"{path}(" in statement:
                 kept, among = found
                 shown = min(among, SHOWN)
-                filled = min(kept, shown)
+                filled = min(round(kept.picks), shown)
                 dots = "#" * filled + "." * (shown - filled) + ("..." if shown < among else "")
-                return f"  {dots}  {kept} of {among} experts"
+                return f"  {dots}  {kept_text(kept)} of {among} experts"
     return ""

@@ -6,6 +6,7 @@ produce are known: calls, signatures and imports (one item a line where they do 
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
@@ -64,6 +65,8 @@ def expression_lines(text: str, depth: int, head: str = "", spare: int = 0) -> t
         return (head + text,)
     if parts := split_items(text):
         return (f"{head}(", *indented([x for p in parts for x in _item_lines(p, depth + 1)]), ")")
+    if parts := _branches(text):
+        return (f"{head}(", *indented(parts), ")")
     if parts := _operands(text):
         if fits(text, depth + 1):
             return (f"{head}(", STEP + text, ")")
@@ -128,6 +131,15 @@ def split_items(text: str) -> list[str]:
         return []
     edges = [-1, *cuts, len(text)]
     return [text[a + 1 : b].strip() for a, b in pairwise(edges) if text[a + 1 : b].strip()]
+
+
+def _branches(text: str) -> list[str]:
+    """`a if b else c` -> ["a", "if b", "else c"]; empty for anything else."""
+    outside = {place for place, _ in _outside(text)}
+    words = re.finditer(r" (?=(?:if|else) )", text)
+    cuts = [found.start() for found in words if found.start() in outside]
+    edges = [0, *cuts, len(text)] if cuts else []
+    return [text[a:b].strip() for a, b in pairwise(edges)]
 
 
 def _operands(text: str) -> list[str]:

@@ -59,9 +59,9 @@ def _nature(unit: Unit) -> str:
         case "attention":
             return _attention(settings)
         case "router" if found := chosen_of(unit):
-            return f"Scores {found[1]} experts for each row and keeps {found[0]}."
+            return f"Scores {found[1]} experts for each row and keeps {kept_text(found[0])}."
         case "moe" if found := chosen_of(unit):
-            return f"A mixture of {found[1]} experts; each row goes to {found[0]}."
+            return f"A mixture of {found[1]} experts; each row goes to {kept_text(found[0])}."
         case "experts" if unit.bank:
             construct = getattr(unit.recipe, "construct", "")
             what = f"{unit.bank} {construct} experts{_sizes(settings)}".replace("  ", " ")
@@ -78,12 +78,12 @@ def _sizes(settings: dict[str, terms.Term]) -> str:
     return f" of inner width {width}" if width else ""
 
 
-def chosen_of(unit: Unit) -> tuple[int, int] | None:
+def chosen_of(unit: Unit) -> tuple[Dim, int] | None:
     """How many experts a router, or the mixture around it, keeps, and of how many."""
     for node in unit.nodes:
         if chosen := getattr(node.op, "chosen", None):
             kept, among = chosen
-            return kept.size, among.size
+            return kept, among.size
     if unit.kind == "moe":
         routers = [called for node in unit.nodes for _, _, called in node.calls()]
         own = next((found for router in routers if (found := chosen_of(router))), None)
@@ -91,12 +91,16 @@ def chosen_of(unit: Unit) -> tuple[int, int] | None:
     return None
 
 
-def _given(unit: Unit) -> Iterator[tuple[int, int]]:
+def kept_text(kept: Dim) -> str:
+    return f"{kept.size}" if kept.mean is None else f"{float(kept.picks):g} on average"
+
+
+def _given(unit: Unit) -> Iterator[tuple[Dim, int]]:
     """What is kept, and of how many, in decisions that were made elsewhere."""
     for value in unit.inputs:
         match value.type:
             case RecordType("Routing", (kept, choices)) if kept.size and choices.size:
-                yield kept.size, choices.size
+                yield kept, choices.size
 
 
 def flow(graph: Graph) -> str:

@@ -99,9 +99,17 @@ def _report(
         written or node.span,
         "sees later tokens as well as earlier ones",
         secondary=tuple(label for label in places if label.span != NOWHERE),
-        help=f"write `{setting} = {value}`" if value else "use a form of it that only looks back",
+        help=_mend(unit, f"{setting} = {value}" if value else ""),
         edits=(Edit(written, value),) if written else (),
     )
+
+
+def _mend(unit: Unit, form: str) -> str:
+    mend = f"write `{form}`" if form else "use a form of it that only looks back"
+    settings = dict(unit.recipe.settings) if unit.recipe is not None else {}
+    if "lookahead" in settings:
+        mend += "; where that is meant, write `lookahead = allowed`"
+    return mend
 
 
 def _written(unit: Unit, setting: str) -> Span | None:

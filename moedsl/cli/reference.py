@@ -94,8 +94,9 @@ def _type(setting: declare.Setting) -> str:
         case declare.Expression(bare=bare, words=words, sees=sees):
             shown = f"expression of {', '.join(sees)}" + (", or a recipe" if bare else "")
             return " | ".join((shown, *words))
-        case declare.RecipeOf(kinds=kinds, words=words):
-            return " | ".join((" or ".join(kinds) or "recipe", *words))
+        case declare.RecipeOf(kinds=kinds, words=words, number=number):
+            plain = ("number",) if number is not None else ()
+            return " | ".join((*plain, " or ".join(kinds) or "recipe", *words))
         case declare.Bank(kinds=kinds, words=words):
             return " | ".join((f"{' or '.join(kinds) or 'recipes'} side by side", *words))
         case declare.Listed(kinds=kinds, texts=texts, words=words):

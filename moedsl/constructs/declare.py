@@ -67,9 +67,10 @@ class Number(Setting):
 
 @frozen(kw_only=True, hash_once=True)
 class Words(Setting):
-    """One of a few words."""
+    """One of a few words; admits `phase(...)` where `phases`."""
 
     choices: tuple[str, ...] = ()
+    phases: bool = False
     type: ClassVar[str] = "word"
 
     def value(self, term: terms.Term) -> Any:
@@ -100,13 +101,19 @@ class Expression(Setting):
 @frozen(kw_only=True, hash_once=True)
 class RecipeOf(Setting):
     """A recipe of one of `kinds` (empty: any). Where `tensors`, a named tensor may stand too (a decision). Where
-    `flows`, a flow of such recipes is one too (`groups(8) -> top_k(2)`)."""
+    `flows`, a flow of such recipes is one too (`groups(8) -> top_k(2)`). Where `number`, a plain number within its
+    bounds may stand for one, and where `labels`, several by name, one for each kind of a bank."""
 
     kinds: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     tensors: bool = False
     flows: bool = False
+    number: Number | None = None
+    labels: bool = False
     type: ClassVar[str] = "recipe"
+
+    def value(self, term: terms.Term) -> Any:
+        return term.text if isinstance(term, terms.Word) else term
 
 
 @frozen(kw_only=True, hash_once=True)

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moedsl.constructs.declare import Construct, Number, RecipeOf
+from moedsl.constructs.declare import Construct, Number, RecipeOf, Setting, Words
+from moedsl.constructs.registry import construct_of
 from moedsl.diagnostics.model import Label
-from moedsl.ir import ops
+from moedsl.ir import capacity, ops, problems
+from moedsl.ir.capacity import phases
+from moedsl.ir.graph import Dim
+from moedsl.model import terms
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -46,6 +50,96 @@ class All(Selection):
         choices = build.last(x)
         kept = build.dim(choices.size or 1, choices.origin, letter="K")
         return build.op(ops.TopK(kept=kept, choices=choices), x, name="expert")
+
+
+class Thin(Selection):
+    """Picks after the first may stay away: the weaker one is, the more likely.
+
+    With `keep = random` a pick stays with probability share / below (at most 1), with `threshold` where its share is
+    above `below`, with `all` always, with `none` never. Picks that stay away weigh nothing and cost nothing. Losses
+    count them all the same, and `weigh` runs over all that were picked unless `weighed = served`.
+    """
+
+    source = "Lepikhin et al., 2020, section 3.2; mesh_tensorflow moe.py, second_policy_train, second_policy_eval"
+    takes = "ids"
+    settings: ClassVar[dict[str, Setting]] = {
+        "from": Number("2", low=1, whole=True, doc="the first pick that may stay away")
+    }
+    below = Number(low=0, exclusive_low=True, doc="from this share on a pick always stays")
+    of = Words(
+        "share", choices=("share", "gate"), doc="gate / sum of the picked gates, or the gate itself"
+    )
+    keep = Words(
+        "phase(train = random, eval = all)",
+        choices=("random", "threshold", "all", "none"),
+        phases=True,
+        doc="which of them stay",
+    )
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        train, eval_, decode = (str(getattr(each, "text", each)) for each in phases(self.keep))
+        if decode != eval_ and isinstance(self.keep, terms.Phase):
+            problems.differs_when_decoding(build, self.keep)
+        build.scope.setdefault("counted", build.named(x, "picked"))
+        loose = build.last(x).loose
+        share = build.op(ops.Gather(fill="0" if loose else None), build.scope["gate"], x)
+        if self.of == "share":
+            share = build.op(ops.Normalize(over=build.last(x), eps=0.0), share, name="share")
+        op = ops.Thin(
+            first=getattr(self, "from") - 1,
+            below=float(self.below),
+            choices=build.last(build.scope["gate"]).size or 0,
+            train=train,
+            eval=eval_,
+        )
+        return build.op(op, x, share)
+
+
+class ExpertChoice(Selection):
+    """Experts choose: each takes the rows of its group that rank highest for it, as many as `capacity` gives it room.
+
+    A token is served by none, one or many experts; `capacity = 2` is two on average, and loads are equal. `choose`
+    is what an expert ranks by; ties go to the earlier token, and padding is never taken. With `most` the experts agree
+    on a plan with at most so many experts for a token, as regular as `entropy` makes it; of what the plan gives it
+    most of, each expert takes as many as it has room for.
+    """
+
+    source = (
+        "Zhou et al., 2022, sections 3.2 and 3.3; flaxformer routing.py, ExpertsChooseMaskedRouter"
+    )
+    bounds_rows = True
+    causality = "noncausal"
+    most = Number(
+        "none", low=1, whole=True, words=("none",), doc="about how many experts a token has at most"
+    )
+    entropy = Number("1e-3", low=0, exclusive_low=True, doc="what a plan's entropy is worth")
+    rounds = Number("100", low=1, whole=True, doc="how often conditions are met in turn")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        from moedsl.constructs.router import Router
+
+        router = construct_of(build.frame.unit.recipe)
+        assert isinstance(router, Router)
+        if not capacity.is_limited(router):
+            build.mismatch(
+                "E0420",
+                "experts choose, and nothing says how many tokens each takes",
+                (self.recipe.span, "takes as many as there is room for"),
+                (router.recipe.origin("capacity"), "no capacity"),
+                help="say how many experts a token has on average: `capacity = 2`",
+            )
+            return build.poison(x)
+        choices = build.last(x)
+        train, _, _ = capacity.rules(router, 1, choices.size or 1)
+        mean = None if train.share is None else min(train.share, 1) * (choices.size or 1)
+        kept = Dim("K", choices.size, loose=True, mean=mean, origin=choices.origin)
+        axes = {"kept": kept, "choices": choices, "lookahead": capacity.lookahead(router)}
+        op = ops.ExpertChoice(**axes)
+        if self.most != "none":
+            op = ops.CappedChoice(
+                **axes, most=self.most, entropy=float(self.entropy), rounds=self.rounds
+            )
+        return capacity.take(build, router, x, op)
 
 
 class Best(Construct):

@@ -89,6 +89,7 @@ CODES: dict[str, str] = {
     "E0410": "an output that sees what it should predict",
     "E0411": "groups of choices that do not come out even",
     "E0412": "a kind of experts that the bank lacks",
+    "E0420": "a selection that its router's other settings do not fit",
     # --- losses and gradients
     "E0501": "a parameter that no gradient reaches",
     "E0502": "a loss that moves no parameter",

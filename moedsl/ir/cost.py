@@ -147,7 +147,7 @@ class _Counter:
         if (
             kept and choices
         ):  # a selection knows better than a bank, which may be one of several kinds
-            experts, density = choices.size or 0, density * (kept.size or 0)
+            experts, density = choices.size or 0, density * kept.picks
         picks = density if experts else Fraction(0)
         return Line(
             node.path or node.place, "", type(node.op).__name__.lower(), counted, experts, picks

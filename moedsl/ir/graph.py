@@ -22,6 +22,8 @@ from moedsl.frozen import frozen, record
 from moedsl.source import Span
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     import networkx
 
     from moedsl.ir.ops import Op
@@ -37,6 +39,7 @@ class Dim:
     `loose`: an axis of picks of which some may be absent: those are numbered one past the last choice, weigh nothing,
     and no expert serves them.
     `stream`: the positions of a stream of tokens; what differs by stream (lengths, padding, ...) is asked of this axis.
+    `mean`: how many of them are there on average, where that is known and fewer than all.
     `origin`: where the spec fixed the size; a shape error shows both origins.
     """
 
@@ -45,7 +48,15 @@ class Dim:
     split: tuple[Dim, ...] = ()
     loose: bool = False
     stream: bool = False
+    mean: Fraction | None = None
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def picks(self) -> Fraction:
+        """How many of an axis of picks are there: what serving them costs."""
+        from fractions import Fraction  # only counts of cost ask: not worth importing for a check
+
+        return self.mean if self.mean is not None else Fraction(self.size or 1)
 
 
 @frozen(hash_once=True)

@@ -8,6 +8,7 @@ ops_shape       heads opened and closed, rows of the stream, fields of records
 ops_attention   rotation, attention, and what is made once for all layers
 ops_scores      attention written out
 ops_routing     selection, dispatch, combine, the fused route
+ops_capacity    room for routed rows, and who gets it
 ops_losses      losses over routings
 ops_states      numbers that a rule moves
 """
@@ -27,6 +28,18 @@ from moedsl.ir.ops_attention import (
 )
 from moedsl.ir.ops_base import Op
 from moedsl.ir.ops_calls import Call, Stack
+from moedsl.ir.ops_capacity import (
+    CappedChoice,
+    ExpertChoice,
+    Further,
+    GroupSize,
+    NextBest,
+    Rule,
+    Serve,
+    SlotRows,
+    Slots,
+    Thin,
+)
 from moedsl.ir.ops_losses import Balance, Listing, LossTerm, ZLoss
 from moedsl.ir.ops_pointwise import (
     Cast,
@@ -83,6 +96,7 @@ __all__ = [
     "Balance",
     "CacheHandle",
     "Call",
+    "CappedChoice",
     "Cast",
     "Chunk",
     "Clip",
@@ -95,9 +109,12 @@ __all__ = [
     "Dropout",
     "Embedding",
     "EveryPosition",
+    "ExpertChoice",
     "Field",
+    "Further",
     "Gather",
     "GatherRows",
+    "GroupSize",
     "KindRows",
     "Learned",
     "LearnedScale",
@@ -108,6 +125,7 @@ __all__ = [
     "MaskArgument",
     "MergeHeads",
     "Mix",
+    "NextBest",
     "Norm",
     "Normalize",
     "OneHead",
@@ -123,14 +141,19 @@ __all__ = [
     "Routed",
     "RowWeights",
     "Rows",
+    "Rule",
     "Scale",
     "Sequences",
+    "Serve",
+    "SlotRows",
+    "Slots",
     "SoftCap",
     "Softmax",
     "SplitHeads",
     "Stack",
     "StateOp",
     "Statistic",
+    "Thin",
     "TiedLinear",
     "TopK",
     "Unrows",

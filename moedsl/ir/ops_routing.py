@@ -254,9 +254,7 @@ class GatherRows(Op):
 
     @property
     def spread(self) -> Fraction:
-        from fractions import Fraction  # only counts of cost ask: not worth importing for a check
-
-        return Fraction(self.kept.size or 1)
+        return self.kept.picks
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         x = dims_of(inputs[0])
@@ -274,9 +272,7 @@ class Combine(Op):
 
     @property
     def spread(self) -> Fraction:
-        from fractions import Fraction
-
-        return Fraction(1, self.kept.size or 1)
+        return 1 / self.kept.picks
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         y, weight = dims_of(inputs[0]), dims_of(inputs[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
-from moedsl.ir import ops
+from moedsl.ir import capacity, ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
 from moedsl.ir.kinds import Choices
 from moedsl.ir.shapes import is_ids, is_sequence, spell
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ORDER = ("choices", "first", "probability", "z")
 ROWS = Dim("N")
+# What a selection may say beside its picks: a bound on the rows of experts, and what losses count.
+SAID = ("rows", "counted")
 
 
 @frozen
@@ -49,9 +51,11 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
         build.bind(role, value)
     gate = build.scope["gate"]
     build.bind("logits", logits)
-    expert = _select(build, router)
-    weight = _weigh(build, router, x, expert, choices)
-    parts = _statistics(build, wanted, expert, logits, gate)
+    picked = _select(build, router)
+    counted = build.scope.get("counted", picked)
+    asked, expert = _served(build, router, picked, choices)
+    weight = _weigh(build, router, x, asked, expert, choices)
+    parts = _statistics(build, wanted, counted, logits, gate)
     if wanted.bounded:
         parts.append(build.scope.get("rows") or build.op(ops.AllRows(), expert))
     op = ops.Routed(kept=build.last(expert), choices=choices, bounded=wanted.bounded)
@@ -60,7 +64,11 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
 
 def _select(build: Builder, router: Router) -> Value:
     """The picks, [N, K]: whole numbers below the number of choices, or equal to it where a pick is absent."""
-    expert = build.role("select", router.select, build.scope["choose"])
+    with build.at("select", build.hint(None), "select"), build.body(x=build.scope["choose"]):
+        expert = build.evaluate(router.select)
+        said = {name: build.scope[name] for name in SAID if name in build.scope}
+    for name, value in said.items():
+        build.bind(name, value)
     if expert not in build.bad and not is_ids(expert):
         build.sink.error(
             "E0409",
@@ -72,6 +80,19 @@ def _select(build: Builder, router: Router) -> Value:
         build.poison(expert)
     build.bind("expert", build.named(expert, "expert"))
     return expert
+
+
+def _served(build: Builder, router: Router, picked: Value, choices: Dim) -> tuple[Value, Value]:
+    """What weights are made of, and what experts serve: less of it where they have no room."""
+    asked = build.scope.get("counted", picked)
+    if capacity.is_limited(router) and not router.takes_rows and picked not in build.bad:
+        served = capacity.serve(build, router, picked, choices)
+        asked = asked if served.asked is picked else served.asked
+        picked = served.expert
+    if router.weighed == "served":
+        asked = picked
+    build.bind("expert", asked)
+    return asked, picked
 
 
 def _by_rows(build: Builder) -> None:
@@ -136,17 +157,19 @@ def _rows_of_numbers(value: Value) -> bool:
     return isinstance(value.type, TensorType) and len(value.type.dims) == 2
 
 
-def _weigh(build: Builder, router: Router, x: Value, expert: Value, choices: Dim) -> Value:
+def _weigh(
+    build: Builder, router: Router, x: Value, asked: Value, expert: Value, choices: Dim
+) -> Value:
     """Evaluated over what was kept: the tensors that it mentions are gathered first."""
     mentioned = tensors_in(router.weigh)
     kept = {
-        name: build.op(ops.Gather(fill=_fill(build, name, expert)), build.scope[name], expert)
+        name: build.op(ops.Gather(fill=_fill(build, name, asked)), build.scope[name], asked)
         for name in ("score", "gate", "choose")
-        if name in mentioned and expert not in build.bad
+        if name in mentioned and asked not in build.bad
     }
     with build.body(**kept):
         weight = build.role("weigh", router.weigh, x, choices, name="weight")
-    _is_kept(build, router, weight, expert)
+    _is_kept(build, router, weight, asked)
     if build.last(expert).loose and weight not in build.bad:
         weight = build.op(ops.WithoutAbsent(choices=choices), weight, expert, name="weight")
     return weight

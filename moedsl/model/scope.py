@@ -185,6 +185,16 @@ class Env:
         return found
 
 
+@dataclass(eq=False)
+class Without(Env):
+    """An environment in which a name means nothing: what stands there is no tensor, whatever tensors are called."""
+
+    name: str = ""
+
+    def find(self, name: str) -> Entry | None:
+        return None if name == self.name or self.outer is None else self.outer.find(name)
+
+
 @cache
 def implicit(*names: str) -> Frame:
     """A frame of implicit tensors, shared by all that see the same."""

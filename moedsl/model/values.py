@@ -22,7 +22,7 @@ from moedsl.model import banks, calls, evaluate, flows, foresee, misfits, terms
 from moedsl.model.algebra import PROJECTION, begins_with_tensor
 from moedsl.model.defaults import parsed, words
 from moedsl.model.run import Run
-from moedsl.model.scope import At, Env, Layer
+from moedsl.model.scope import At, Env, Layer, Without
 from moedsl.source import Span
 from moedsl.syntax import ast
 
@@ -58,6 +58,10 @@ def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits 
         special = foresee.special_form(expr, env)
         if special == "phase":
             return _phase(run, slot, expr, env, at, edits)  # type: ignore[arg-type]
+        if isinstance(slot.setting, RecipeOf):
+            env = _without_tensor(run, slot.setting, expr, env)
+            if slot.setting.labels and isinstance(expr, ast.List) and not edits:
+                return _labelled(run, slot, expr, env, at)
         if special == "by_layer":
             found = flows.by_layer(run, expr, env, at)  # type: ignore[arg-type]
             return None if found is None else coerce(run, slot, found[0], found[1], at, edits)
@@ -108,8 +112,8 @@ def _phase(run: Run, slot: Slot, expr: ast.Call, env: Env, at: At, edits: Edits)
     branches = calls.phases(run, expr, at)
     if branches is None:
         return None
-    if (isinstance(slot.setting, Number) and not slot.setting.phases) or isinstance(
-        slot.setting, Words | Flag | Labels | Listed | PlaceOf
+    if (isinstance(slot.setting, Number | Words) and not slot.setting.phases) or isinstance(
+        slot.setting, Flag | Labels | Listed | PlaceOf
     ):
         run.sink.error("E0210", f"{slot.what} is the same in every phase", at.where(expr))
         return None
@@ -134,6 +138,37 @@ def _declared(run: Run, setting: Declared, expr: ast.Expr, env: Env, at: At) -> 
         help=f"there are: {', '.join(f'`{each}`' for each in known)}" if known else "",
     )
     return None
+
+
+def _without_tensor(run: Run, setting: RecipeOf, expr: ast.Expr, env: Env) -> Env:
+    """The setting's type decides first: where only `tokens(64)` of a kind can stand, no tensor `tokens` is meant."""
+    callee = expr.callee if isinstance(expr, ast.Call) else expr
+    name = callee.name if isinstance(callee, ast.Path) else None
+    cls = run.registry.get(name) if name is not None else None
+    if name is None or cls is None or setting.tensors or not run.kinds(cls) & {*setting.kinds}:
+        return env
+    entry = env.find(name)
+    return Without(env.frame, env, name=name) if entry is not None and entry.is_tensor else env
+
+
+def _labelled(run: Run, slot: Slot, expr: ast.List, env: Env, at: At) -> Some:
+    """`[full = 1.25, skip = none]`: one of them for each kind of a bank."""
+    found: list[tuple[str | None, terms.Term]] = []
+    for item in expr.items:
+        term = coerce(run, slot, item.value, env, at)
+        if term is None:
+            return None
+        if item.name is None or isinstance(term, terms.Items):
+            span = at.where(item.value)
+            run.sink.error(
+                "E0210",
+                f"{slot.what} wants names of kinds in a list",
+                span,
+                help="say which kind of experts each is for: `[full = 1.25, skip = none]`",
+            )
+            return None
+        found.append((item.name, term))
+    return terms.Items(tuple(found), at.where(expr))
 
 
 def _place(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At) -> terms.Text | None:
@@ -196,7 +231,9 @@ def fit(run: Run, slot: Slot, term: terms.Term, span: Span) -> Some:
     """The term as the setting keeps it, or a diagnostic that says what was expected and what came."""
     if isinstance(term, terms.Word) and term.text in slot.words:
         return term
-    if isinstance(term, terms.Phase) and isinstance(slot.setting, Expression | RecipeOf | Bank):
+    if isinstance(term, terms.Phase) and isinstance(
+        slot.setting, Expression | RecipeOf | Bank | Words
+    ):
         branches = [fit(run, slot, branch, span) for branch in (term.train, term.eval, term.decode)]
         return None if None in branches else term
     match slot.setting:
@@ -207,6 +244,8 @@ def fit(run: Run, slot: Slot, term: terms.Term, span: Span) -> Some:
             return None
         case Expression() as setting:
             return _expression(run, slot, setting, term, span)
+        case RecipeOf(number=Number() as number) if terms.type_of(term) == "number":
+            return _number(run, slot, number, term, span)
         case RecipeOf(kinds=kinds, tensors=True) if terms.type_of(term) == "tensor":
             return term
         case RecipeOf(kinds=kinds, flows=flows):

@@ -1,0 +1,74 @@
+"""How much room experts have, among whom they share it, and what becomes of a pick that finds none."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from moedsl.constructs.declare import Construct, Number, Words
+
+
+class Capacity(Construct):
+    """What all capacities share: how many rows of a group an expert takes."""
+
+    abstract: ClassVar[bool] = True
+    kind = "capacity"
+
+
+class Room(Capacity):
+    """Room in proportion to the rows of a group: factor * picks * rows / choices, rounded.
+
+    A plain number `capacity = 1.25` is `room(1.25)`. With `per = token` the picks of a token do not count (2 then has
+    room for both picks of every token at perfect balance), with `per = group` the factor is a share of all rows of the
+    group. What was rounded is multiplied by `times`, is `least` at least, and is raised to a `multiple`. The number of
+    rows counts padding too, though padding takes no room.
+    """
+
+    source = (
+        "mesh_tensorflow moe.py, lingvo gshard_layers.py, flaxformer routing.py, vmoe nn/routing.py"
+    )
+    factor = Number(
+        low=0, exclusive_low=True, positional=True, doc="1 is just enough at perfect balance"
+    )
+    per = Words("pick", choices=("pick", "token", "group"), doc="what the factor is for each of")
+    round = Words("up", choices=("up", "down", "nearest"), doc="halves go to the even neighbour")
+    times = Number("1", low=1, whole=True, doc="factor after rounding")
+    least = Number("1", low=0, whole=True, unit="rows", doc="no expert has less room")
+    multiple = Number("1", low=1, whole=True, unit="rows", doc="room is a multiple of this")
+
+
+class Slots(Capacity):
+    """The same room for every expert, whatever the number of rows."""
+
+    source = "transformers switch_transformers: expert_capacity"
+    count = Number(low=1, whole=True, positional=True, unit="rows", doc="rows of a group")
+
+
+class Group(Construct):
+    """Rows among which room is shared."""
+
+    abstract: ClassVar[bool] = True
+    kind = "group"
+
+
+class Tokens(Group):
+    """Groups of neighbouring tokens of the batch, sequence after sequence; the last may be smaller."""
+
+    source = "Lepikhin et al., 2020, section 3.1"
+    count = Number(low=1, whole=True, positional=True, unit="tokens", doc="tokens of a group")
+
+
+class Overflow(Construct):
+    """What becomes of picks that find no room."""
+
+    abstract: ClassVar[bool] = True
+    kind = "overflow"
+
+
+class Next(Overflow):
+    """Who got less than it picked asks its next best choice, round after round, in the order of tokens.
+
+    A round is over before the next begins, so what a token gets may depend on tokens after it.
+    """
+
+    source = "Fedus et al., 2021, appendix B: no token left behind"
+    rounds = Number("4", low=1, whole=True, doc="how many further choices are asked")

@@ -1,0 +1,205 @@
+"""Where experts take a limited number of rows: from a router's picks to those that find room."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moedsl.constructs.capacity import Next, Room, Slots, Tokens
+from moedsl.constructs.registry import construct_of
+from moedsl.frozen import frozen
+from moedsl.ir import ops
+from moedsl.ir.graph import Dim, Value
+from moedsl.ir.ops_capacity import Rule
+from moedsl.model import terms
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from moedsl.constructs.router import Router
+    from moedsl.ir.build import Builder
+
+UNLIMITED = Rule()
+ROWS = Dim("N")
+
+
+@frozen
+class Served:
+    """`asked`: the picks that weights are made of; `expert`: those of them that found room."""
+
+    asked: Value
+    expert: Value
+
+
+def is_limited(router: Router) -> bool:
+    return router.capacity != "none"
+
+
+def phases(term: object) -> tuple[object, object, object]:
+    """What holds in training, in evaluation, and with a cache."""
+    if isinstance(term, terms.Phase):
+        return term.train, term.eval, term.decode
+    return term, term, term
+
+
+def rules(router: Router, picks: int, choices: int) -> tuple[Rule, Rule, Rule]:
+    train, eval_, decode = (rule(term, picks, choices) for term in phases(router.capacity))
+    return train, eval_, decode
+
+
+def rule(term: object, picks: int, choices: int) -> Rule:
+    match term:
+        case terms.Number(value):
+            return Rule(_share(value, "pick", picks, choices))
+        case terms.Recipe():
+            construct = construct_of(term)
+            if isinstance(construct, Slots):
+                return Rule(fixed=construct.count)
+            if isinstance(construct, Room):
+                return Rule(
+                    _share(construct.factor, construct.per, picks, choices),
+                    round=construct.round,
+                    times=construct.times,
+                    least=construct.least,
+                    multiple=construct.multiple,
+                )
+    return UNLIMITED
+
+
+def _share(factor: float, per: str, picks: int, choices: int) -> Fraction:
+    """The share of a group's rows that one expert takes, without a rounding error."""
+    from fractions import Fraction  # not worth importing for a spec without capacities
+
+    exact = Fraction(repr(factor))
+    return {"pick": exact * picks / choices, "token": exact / choices, "group": exact}[per]
+
+
+def may_fall_short(router: Router) -> bool:
+    """May there be less room than picks? Then a bound on the rows saves memory."""
+    for term in phases(router.capacity):
+        match term:
+            case terms.Number(value):
+                enough = value >= 1
+            case terms.Recipe():
+                construct = construct_of(term)
+                room = isinstance(construct, Room)
+                enough = room and construct.per == "pick" and construct.factor >= 1
+                enough = enough and construct.round == "up"  # type: ignore[attr-defined]
+            case _:
+                enough = True
+        if not enough:
+            return True
+    return False
+
+
+# --- the nodes ------------------------------------------------------------------------------------
+
+
+def group_size(build: Builder, router: Router, of: Value) -> Value:
+    match router.within:
+        case "sequence":
+            op, more = ops.GroupSize(sequences=True), [build.ambient(ops.Sequences())]
+        case terms.Recipe() as recipe:
+            tokens = construct_of(recipe)
+            assert isinstance(tokens, Tokens)
+            op, more = ops.GroupSize(rows=tokens.count), []
+        case _:
+            op, more = ops.GroupSize(), []
+    return build.op(op, of, *more, name="size")
+
+
+def slots(build: Builder, router: Router, size: Value, picks: int, choices: int) -> Value:
+    train, eval_, decode = rules(router, picks, choices)
+    more = [] if decode == eval_ else [build.ambient(ops.CacheHandle())]
+    op = ops.Slots(train=train, eval=eval_, decode=decode)
+    return build.op(op, size, *more, name="slots")
+
+
+def take(build: Builder, router: Router, key: Value, op: ops.ExpertChoice) -> Value:
+    """Experts choose among the rows of each group."""
+    choices = op.choices.size or 1
+    size = group_size(build, router, key)
+    room = slots(build, router, size, 1, choices)
+    limit = ops.SlotRows(choices=choices)
+    build.bind("rows", build.op(limit, key, size, room, name="rows"))
+    real = build.ambient(ops.RealRows(rows=ROWS))
+    return build.op(op, key, size, room, real, name="expert")
+
+
+def lookahead(router: Router) -> str:
+    """What the spec says to looking ahead: that it may, or what takes its place when decoding."""
+    if router.lookahead == "allowed":
+        return "allowed"
+    _, _, decode = phases(router.capacity)
+    return "capacity = none" if isinstance(decode, terms.Word) else ""
+
+
+def serve(build: Builder, router: Router, picked: Value, choices: Dim) -> Served:
+    """The picks that find room."""
+    kept = build.last(picked)
+    picks, among = kept.size or 1, choices.size or 1
+    size = group_size(build, router, picked)
+    room = slots(build, router, size, picks, among)
+    real = build.ambient(ops.RealRows(rows=ROWS))
+    op = ops.Serve(
+        priority=router.priority,
+        choices=among,
+        picks=picks,
+        mean=_mean(router, kept, among),
+        lookahead=lookahead(router),
+    )
+    gate = []
+    if op.gated:
+        fill = "0" if kept.loose else None
+        gate = [build.op(ops.Gather(fill=fill), build.scope["gate"], picked, name="gate")]
+    build.spans.append(router.recipe.origin("capacity"))
+    served = build.op(op, picked, size, room, real, *gate, name="served")
+    build.spans.pop()
+    if may_fall_short(router):
+        limit = ops.SlotRows(choices=among)
+        build.bind("rows", build.op(limit, picked, size, room, name="rows"))
+    if isinstance(router.overflow, terms.Recipe):
+        return _next(build, router, picked, served, (size, room, real), among)
+    return Served(picked, served)
+
+
+def _mean(router: Router, kept: Dim, choices: int) -> Fraction | None:
+    """How many picks are served where there is less room than picks even at perfect balance."""
+    train, _, _ = rules(router, kept.size or 1, choices)
+    if train.share is None or train.share * choices >= kept.picks:
+        return None
+    return train.share * choices
+
+
+def _next(
+    build: Builder,
+    router: Router,
+    picked: Value,
+    served: Value,
+    room: tuple[Value, Value, Value],
+    choices: int,
+) -> Served:
+    overflow = router.overflow
+    assert isinstance(overflow, terms.Recipe)
+    construct = construct_of(overflow)
+    maker = next((n for n in build.frame.unit.nodes if picked in n.outputs), None)
+    if maker is None or not isinstance(maker.op, ops.TopK):
+        build.mismatch(
+            "E0420",
+            "only a selection that ranks all choices knows a next best one",
+            (overflow.span, "asks for the next best"),
+            (router.select.span, "does not rank what it leaves"),
+            help="end the selection with `top_k`, or let picks drop: `overflow = drop`",
+        )
+        return Served(picked, build.poison(served))
+    kept = maker.op.kept.size or 1
+    rounds = construct.rounds if isinstance(construct, Next) else 1
+    more = min(rounds, choices - kept)
+    if more < 1:
+        return Served(picked, served)
+    further = build.op(ops.Further(kept=kept, more=more), maker.inputs[0], name="further")
+    op = ops.NextBest(choices=choices, lookahead=lookahead(router))
+    build.spans.append(overflow.span)
+    names = ("asked", "served")
+    asked, expert = build.many(op, served, picked, further, *room, names=names)
+    build.spans.pop()
+    return Served(asked, expert)
