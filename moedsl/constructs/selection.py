@@ -131,9 +131,11 @@ class ExpertChoice(Selection):
             return build.poison(x)
         choices = build.last(x)
         train, _, _ = capacity.rules(router, 1, choices.size or 1)
-        mean = None if train.share is None else min(train.share, 1) * (choices.size or 1)
+        known = train.share is not None and train.share < 1
+        mean = train.share * (choices.size or 1) if train.share is not None and known else None
         kept = Dim("K", choices.size, loose=True, mean=mean, origin=choices.origin)
-        axes = {"kept": kept, "choices": choices, "lookahead": capacity.lookahead(router)}
+        axes: dict[str, Any] = {"kept": kept, "choices": choices}
+        axes["lookahead"] = capacity.lookahead(router)
         op = ops.ExpertChoice(**axes)
         if self.most != "none":
             op = ops.CappedChoice(

@@ -81,14 +81,16 @@ def may_fall_short(router: Router) -> bool:
                 enough = value >= 1
             case terms.Recipe():
                 construct = construct_of(term)
-                room = isinstance(construct, Room)
-                enough = room and construct.per == "pick" and construct.factor >= 1
-                enough = enough and construct.round == "up"  # type: ignore[attr-defined]
+                enough = isinstance(construct, Room) and _is_enough(construct)
             case _:
                 enough = True
         if not enough:
             return True
     return False
+
+
+def _is_enough(room: Room) -> bool:
+    return room.per == "pick" and room.factor >= 1 and room.round == "up"
 
 
 # --- the nodes ------------------------------------------------------------------------------------

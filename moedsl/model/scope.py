@@ -185,7 +185,7 @@ class Env:
         return found
 
 
-@dataclass(eq=False)
+@record
 class Without(Env):
     """An environment in which a name means nothing: what stands there is no tensor, whatever tensors are called."""
 
