@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import moedsl.pipeline
 from moedsl.ir import ops
 from moedsl.ir.dump import dump_graph
 from tests.ir.specs import (
@@ -21,6 +22,7 @@ from tests.ir.specs import (
     ops_of,
     unit_of,
 )
+from tests.packages import source
 
 SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.moe"))
 LAYER = "block layer {\n  x += own(a(x))\n  x += sparse(b(x))\n}\n"
@@ -33,9 +35,9 @@ TINY = model(
 )
 
 
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_specs_lower_without_a_word(path: Path) -> None:
-    graph = graph_of(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", [path.stem for path in SPECS])
+def test_specs_lower_without_a_word(name: str) -> None:
+    graph = moedsl.pipeline.check(source(name)).graph
     assert graph.root.kind == "model"
     assert not any(node.poisoned for unit in graph.units for node in unit.nodes)
 

@@ -15,6 +15,7 @@ import moedsl.pipeline
 from moedsl.source import Source
 from tests.packages import SPECS
 
+FILES = {path.name: path.read_text() for path in sorted(SPECS.glob("*.moe"))}
 TOTAL = int(os.environ.get("MOEDSL_MUTANTS", "10000"))
 SECONDS = 2.0
 NAMES = sorted(path.stem for path in SPECS.glob("*.moe"))
@@ -69,13 +70,14 @@ def answered(name: str, number: int, original: str) -> bool:
     """Whether the mutant compiled; both answers are held to what they promise."""
     text = mutate(original, random.Random(f"moedsl {name} {number}"))
     started = time.process_time()
-    result = moedsl.pipeline.compile(Source(text, f"{name}.moe"))
+    result = moedsl.pipeline.compile(Source(text, f"{name}.moe", {**FILES, f"{name}.moe": text}))
     seconds = time.process_time() - started
     where = f"{name}, mutant {number}:\n{text}"
     assert seconds < SECONDS, f"{seconds:.1f} s for {where}"
     for diagnostic in result.diagnostics:
         span = diagnostic.primary.span
-        assert 0 <= span.start <= span.end <= len(text) + 1, f"{diagnostic} is nowhere in {where}"
+        there = text if span.file in ("", f"{name}.moe") else FILES[span.file]
+        assert 0 <= span.start <= span.end <= len(there) + 1, f"{diagnostic} is nowhere in {where}"
         assert diagnostic.message, where
     if not result.ok:
         assert not result.files, where
