@@ -40,6 +40,18 @@ class TopK(Selection):
     def lower(self, build: Builder, x: Value) -> Value:
         choices = build.last(x)
         kept = build.dim(self.k, self.recipe.origin("k"), letter="K")
+        limit = next((n for n in build.frame.unit.nodes if x in n.outputs), None)
+        if limit is not None and isinstance(limit.op, ops.LimitGroups):
+            left = limit.op.keep * (choices.size or 0) // limit.op.groups
+            if self.k > left:
+                build.mismatch(
+                    "E0411",
+                    f"{self.k} choices are picked of the {left} that {limit.op.keep} groups leave",
+                    (self.recipe.origin("k"), "more than are left"),
+                    (limit.span, f"leaves {left} of {choices.size}"),
+                    help="keep more groups, or pick fewer",
+                )
+                return build.poison(x)
         return build.op(ops.TopK(kept=kept, choices=choices), x, name="expert")
 
 
