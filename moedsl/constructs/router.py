@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Expression, Number, RecipeOf, Words
+from moedsl.constructs.declare import Construct, Expression, Listed, Number, RecipeOf, Words
 from moedsl.constructs.registry import construct_of
 from moedsl.ir import capacity, routing
 from moedsl.model import terms
@@ -84,6 +84,12 @@ class Router(Construct):
     )
     weigh = Expression(
         "gate", sees=("x", "score", "gate", "choose"), doc="weights, over what was kept"
+    )
+
+    loss = Listed(
+        "none",
+        kinds=("loss",),
+        doc="losses over all its decisions, whatever they serve; those of one mixture stand there",
     )
 
     @property

@@ -91,6 +91,15 @@ class Scale(Construct):
         return build.placed(op, self.recipe, x, expert)
 
 
+class Shift(Construct):
+    """Add a learned vector, which starts at zero: one number for each channel."""
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        x = build.merged(x)
+        learned = build.placed(ops.Learned(over=build.last(x)), self.recipe)
+        return build.op(ops.Combination(operator="+"), x, learned)
+
+
 class Dropout(Construct):
     """In training each element is zeroed with this probability and the others are scaled up; else nothing happens.
 

@@ -66,13 +66,20 @@ def attend(
         function=build.function("attend", kind),
     )
     values = [build.scope[name] for name in ("q", "k", "v")]
+    tiled = grouped and getattr(attention, "share", "") == "tiled"
+    shared = getattr(attention, "kv_heads", 1)
+    apart = ops.Regroup(groups=attention.heads // shared, ranks=shared)
+    if tiled:
+        values[0] = build.op(apart, values[0], name="q")
     values.append(build.ambient(mask))
     if remembers:
         values.append(build.ambient(ops.CacheHandle()))
     if sinks:
         heads = build.dim(attention.heads, attention.recipe.origin("heads"), "H")
-        values.append(build.op(ops.Learned(over=heads), place="sinks"))
-    return build.op(op, *values, name="mixed", role="mixed")
+        learned = build.op(ops.Learned(over=heads), place="sinks")
+        values.append(build.op(replace(apart, of_heads=False), learned) if tiled else learned)
+    mixed = build.op(op, *values, name="mixed", role="mixed")
+    return build.op(apart.back, mixed, name="mixed") if tiled else mixed
 
 
 def mask_of(

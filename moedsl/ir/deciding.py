@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from moedsl.ir import arranging
 from moedsl.ir.graph import Dim, RecordType, Value
 from moedsl.ir.kinds import common_kinds
 from moedsl.ir.walk import fits_width
@@ -27,16 +28,20 @@ def decide(
     mixtures: Mixtures,
     named: dict[str, Value] | None = None,
     place: str = "",
+    heads: Dim | None = None,
 ) -> Value:
     """The decision of a router at a place of its own, handed up to the root."""
-    losses = [loss for one in mixtures for loss in _losses(one)]
+    losses = [loss for one in (*mixtures, router) for loss in _losses(one)]
     of = next((loss.setting("of") for loss in losses if loss.construct == "balance"), None)
     wanted = replace(
         build.wanted,
         of=of.text if isinstance(of, terms.Word) else "gate",
         kinds=common_kinds(mixtures),
+        heads=heads,
     )
     routing = build.units.call(router, x, named=named, place=place, width=choices, extra=wanted)
+    if heads is not None and routing not in build.bad:
+        arranging.check_by_head(build, router, routing)
     if isinstance(routing.type, RecordType):
         build.tap(routing)
     return routing
@@ -61,10 +66,10 @@ def applied(build: Builder, router: terms.Recipe, x: Value, named: dict[str, Val
     return build.poison(decision) if asked and other is not None else decision
 
 
-def _losses(moe: terms.Recipe) -> list[terms.Recipe]:
+def _losses(recipe: terms.Recipe) -> list[terms.Recipe]:
     from moedsl.constructs.registry import construct_of
 
-    return list(getattr(construct_of(moe), "loss", ()))
+    return list(getattr(construct_of(recipe), "loss", ()))
 
 
 def _choices(build: Builder, moe: terms.Recipe) -> Dim:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moedsl.constructs import declare
 from moedsl.ir import deciding, ops, problems
 from moedsl.ir.frame import Hint
-from moedsl.ir.graph import TensorType, Value
+from moedsl.ir.graph import Dim, TensorType, Value
 from moedsl.ir.shapes import is_ids, is_sequence
 from moedsl.ir.walk import fits_width, sets_width
 from moedsl.model import terms
@@ -122,7 +122,7 @@ def _recipe(
                 return build.units.stack([recipe], x, plain=True)
             if construct.kind == "router":
                 return deciding.applied(build, recipe, x, named)
-            return build.units.call(recipe, x, more, named)
+            return build.units.call(recipe, x, more, named, width=_asked(build, recipe, x))
         if construct.unit:
             frame = build.frame
             *_, own = frame.places.claim(frame.prefix, recipe.place or recipe.name)
@@ -131,6 +131,12 @@ def _recipe(
         return lower(build, construct_of(recipe), x, *more, **named)
     finally:
         build.spans.pop()
+
+
+def _asked(build: Builder, recipe: terms.Recipe, x: Value) -> Dim | None:
+    """The width that a place asks of a mixture there, where its experts give another than they get."""
+    mixture = (fits_width(recipe) or sets_width(recipe)) and recipe.construct != "linear"
+    return build.width if mixture and build.width != build.last(x) else None
 
 
 def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: Value) -> Value:
@@ -195,12 +201,10 @@ def _flow(
 
 
 def _taker(stages: list[Term]) -> int:
-    """The last stage without a width of its own, if nothing after it sets one."""
+    """The last stage that gives another width than it gets. One that says which may say the very one."""
     for index in reversed(range(len(stages))):
-        if fits_width(stages[index]):
+        if fits_width(stages[index]) or sets_width(stages[index]):
             return index
-        if sets_width(stages[index]):
-            break
     return -1
 
 
@@ -269,7 +273,9 @@ def _sized(build: Builder, term: Term, x: Value | None, other: Value) -> Value:
 
 
 def _alike(build: Builder, first: Value, second: Value) -> tuple[Value, Value]:
-    """Heads opened on one side are closed where the other has them closed."""
+    """Heads opened on one side are closed where the other has them closed, unless one number is for a whole head."""
+    if _is_per_head(first) or _is_per_head(second):
+        return build.opened(first), build.opened(second)
     if build.last(first).split and not build.last(second).split:
         return first, build.merged(second)
     if build.last(second).split and not build.last(first).split:
@@ -284,6 +290,11 @@ def _alike(build: Builder, first: Value, second: Value) -> tuple[Value, Value]:
 def _per_sequence(value: Value) -> bool:
     """One row for each sequence, [B, D]."""
     return isinstance(value.type, TensorType) and value.type.letters[:-1] == "B"
+
+
+def _is_per_head(value: Value) -> bool:
+    dims = getattr(value.type, "dims", ())
+    return len(dims) == 4 and dims[-1].size == 1
 
 
 def _phase(build: Builder, term: terms.Phase, x: Value | None = None) -> Value:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @frozen
 class Decided:
-    """One routing, and the mixtures that it serves: the one that made it, or those that share it."""
+    """One routing, and who declares losses over it: the mixtures that it serves, and the router that made it."""
 
     kept: Dim
     choices: Dim
-    mixtures: tuple[Unit, ...]
+    declarers: tuple[Unit, ...]
 
 
 @record
@@ -55,8 +55,10 @@ class Sites:
 def _decided(unit: Unit, value: Value) -> Decided:
     record = value.type
     assert isinstance(record, RecordType) and len(record.dims) == 2
-    own = unit.kind == "moe"
-    return Decided(*record.dims, (unit,) if own else tuple(dict.fromkeys(_sharers(unit, value))))
+    mixtures = [unit] if unit.kind == "moe" else _sharers(unit, value)
+    maker = unit.producer(value)
+    assert maker is not None
+    return Decided(*record.dims, tuple(dict.fromkeys([*mixtures, *callees(maker)])))
 
 
 def _sharers(unit: Unit, decision: Value) -> Iterator[Unit]:
@@ -92,9 +94,9 @@ def add_losses(root: Unit, build: Builder) -> None:
 
 
 def _losses(decided: Decided) -> list[tuple[str, terms.Recipe]]:
-    """What the mixtures of one decision declare, each loss once, under the name of the first that declares it."""
+    """What is declared over one decision, each loss once, under the name of the first that declares it."""
     found: dict[terms.Recipe, str] = {}
-    for unit in decided.mixtures:
+    for unit in decided.declarers:
         for loss in _declared(unit):
             found.setdefault(loss, unit.name)
     return [(name, loss) for loss, name in found.items()]

@@ -6,16 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
-from moedsl.ir import deciding, expressions, ops, problems
+from moedsl.ir import arranging, deciding, expressions, ops, problems
 from moedsl.ir.graph import Dim, TensorType, Unit, Value
+from moedsl.ir.ops_base import dims_of
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
 if TYPE_CHECKING:
     from moedsl.constructs.moe import Moe
+    from moedsl.ir.arranging import Arrangement
     from moedsl.ir.build import Builder
 
-ROWS = Dim("N")
+ROWS = arranging.ROWS
 
 
 @frozen
@@ -42,12 +44,9 @@ class Decision:
     choices: int
     rows: Value | None = None  # the most rows that experts get, where routers limit them
 
-    @property
-    def routed(self) -> Dim:
-        return Dim("R", None, (ROWS, self.kept), loose=self.kept.loose)
-
 
 def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
+    x = build.merged(x)
     kinds = _kinds(moe)
     choices = build.dim(sum(k.count for k in kinds), moe.recipe.origin("experts"), "E")
     if not kinds:
@@ -61,14 +60,23 @@ def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
         return build.poison(x)
     rows = build.op(ops.Rows(rows=ROWS), x, name="x")
     read = rows if route is None else build.op(ops.Rows(rows=ROWS), route, name="route")
-    decision = _decide(build, moe, read, choices)
-    if decision is None:
+    heads = None
+    if moe.per == "head":
+        heads = arranging.heads_of(build, moe, x)
+        if heads is None:
+            return build.poison(x)
+    decision = _decide(build, moe, read, choices, heads)
+    how = arranging.arrangement(build, moe, x, decision.kept, heads) if decision else None
+    if decision is None or how is None:
         return build.poison(x)
-    parts = [_kind(build, moe, kind, rows, decision) for kind in kinds if kind.construct != "zero"]
+    parts = [
+        _kind(build, moe, kind, rows, decision, how) for kind in kinds if kind.construct != "zero"
+    ]
     total = parts[0] if parts else build.op(ops.Zeros(), rows)
     for part in parts[1:]:
         total = build.op(ops.Combination(operator="+"), total, part)
-    y = build.op(ops.Unrows(), build.named(total, "y"), x)
+    same = build.last(total).size == build.last(x).size
+    y = build.op(ops.Unrows(same=same), build.named(total, "y"), x)
     return _shared(build, moe, x, y)
 
 
@@ -85,8 +93,10 @@ def _kinds(moe: Moe) -> list[Kind]:
 # --- the decision -------------------------------------------------------------------------------
 
 
-def _decide(build: Builder, moe: Moe, x: Value, choices: Dim) -> Decision | None:
-    routing = _routing(build, moe, x, choices)
+def _decide(
+    build: Builder, moe: Moe, x: Value, choices: Dim, heads: Dim | None
+) -> Decision | None:
+    routing = _routing(build, moe, x, choices, heads)
     if not problems.is_decision(routing):
         if routing not in build.bad:
             problems.not_a_decision(build, moe.router, routing)
@@ -94,7 +104,8 @@ def _decide(build: Builder, moe: Moe, x: Value, choices: Dim) -> Decision | None
     if routing in build.bad:
         return None
     kept, made_for = routing.type.dims
-    if made_for.size != choices.size:
+    several = heads.size or 1 if heads else 1
+    if made_for.size != several * (choices.size or 0):
         build.mismatch(
             "E0406",
             f"the decision chooses among {made_for.size}, but there are {choices.size} experts",
@@ -103,20 +114,29 @@ def _decide(build: Builder, moe: Moe, x: Value, choices: Dim) -> Decision | None
             help="a decision serves mixtures with as many experts as its router has choices",
         )
         return None
+    expert = _field(build, routing, "expert_NK", kept, "int")
+    weight = _field(build, routing, "weight_NK", kept, "float32")
+    if heads is not None:
+        kept = replace(kept, size=(kept.size or 0) // several)
+        expert = arranging.rows_of_heads(build, expert, heads, kept, "expert")
+        weight = arranging.rows_of_heads(build, weight, heads, kept, "weight")
     return Decision(
-        _field(build, routing, "expert_NK", kept, "int"),
-        _field(build, routing, "weight_NK", kept, "float32"),
+        expert,
+        weight,
         kept,
-        choices.size or 0,
+        made_for.size,
         build.op(ops.Field(field="rows", type=ops.ROW_COUNT), routing)
         if build.wanted.bounded
         else None,
     )
 
 
-def _routing(build: Builder, moe: Moe, x: Value, choices: Dim) -> Value:
+def _routing(build: Builder, moe: Moe, x: Value, choices: Dim, heads: Dim | None) -> Value:
     if isinstance(moe.router, terms.Recipe):
-        return deciding.decide(build, moe.router, x, choices, [moe.recipe], place="router")
+        mixtures = [moe.recipe]
+        return deciding.decide(
+            build, moe.router, x, choices, mixtures, place="router", heads=heads
+        )
     build.frame.mixtures = [moe.recipe]
     decision = build.evaluate(moe.router)
     build.frame.mixtures = ()
@@ -130,23 +150,27 @@ def _field(build: Builder, routing: Value, field: str, kept: Dim, dtype: str) ->
 # --- one kind of experts --------------------------------------------------------------------------
 
 
-def _kind(build: Builder, moe: Moe, kind: Kind, x: Value, decision: Decision) -> Value:
-    if kind.count != decision.choices:
+def _kind(
+    build: Builder, moe: Moe, kind: Kind, x: Value, decision: Decision, how: Arrangement
+) -> Value:
+    several = how.heads.size or 1 if how.heads else 1
+    if several * kind.count != decision.choices:
         decision = _of_kind(build, kind, decision)
-    if kind.construct == "identity" and moe.weight == "output":
+    if kind.construct == "identity" and moe.weight == "output" and moe.plain:
         total = build.op(ops.WeightSum(), decision.weight)
         return build.op(ops.Combination(operator="*"), x, _like(build, total, x))
     given = [decision.expert] if decision.rows is None else [decision.expert, decision.rows]
-    op = ops.Dispatch(experts=kind.count, bounded=len(given) > 1)
+    op = ops.Dispatch(experts=several * kind.count, bounded=len(given) > 1)
     rows = build.op(op, *given, name="rows")
-    routed = build.op(ops.GatherRows(routed=decision.routed, kept=decision.kept), x, rows)
+    routed = arranging.spread(build, moe, how, x, rows, decision.kept)
     weight = decision.weight
     if moe.weight == "input":
-        factor = build.op(ops.RowWeights(routed=decision.routed), weight, rows)
+        axis = dims_of(routed.type).dims[0]
+        factor = build.op(ops.RowWeights(routed=axis), weight, rows)
         routed = build.op(ops.Combination(operator="*"), routed, _like(build, factor, routed))
         weight = build.op(ops.Pointwise(function="torch.ones_like"), weight)
-    y = _bank(build, moe, kind, routed, rows)
-    return build.op(ops.Combine(kept=decision.kept), build.named(y, "y"), weight, rows)
+    y = _bank(build, moe, kind, routed, rows, several * kind.count, how)
+    return arranging.gather(build, moe, how, y, weight, rows, decision.kept)
 
 
 def _of_kind(build: Builder, kind: Kind, decision: Decision) -> Decision:
@@ -163,18 +187,20 @@ def _like(build: Builder, value: Value, other: Value) -> Value:
     return build.op(ops.Cast(dtype="float"), value, build.named(other, "x"))
 
 
-def _bank(build: Builder, moe: Moe, kind: Kind, x: Value, rows: Value) -> Value:
+def _bank(
+    build: Builder, moe: Moe, kind: Kind, x: Value, rows: Value, count: int, how: Arrangement
+) -> Value:
     """The unit of one kind's experts, with all their weights side by side."""
     name = f"{moe.recipe.name}_experts" + (f"_{kind.label}" if kind.label else "")
-    key = ("bank", kind.body, kind.count, name, x.type)
+    key = ("bank", kind.body, count, name, x.type, how.width)
     units = build.units
     if key not in units.memo:
         recipe = kind.body if isinstance(kind.body, terms.Recipe) else None
-        unit = Unit(name, "experts", recipe=recipe, bank=kind.count, span=kind.body.span)
+        unit = Unit(name, "experts", recipe=recipe, bank=count, span=kind.body.span)
         inputs = [("x", Value("x", x.type)), ("rows", Value("rows", rows.type))]
         with units.opened(unit, inputs):
             build.frame.rows = inputs[1][1]
-            unit.outputs = [_body(build, kind.body, inputs[0][1])]
+            unit.outputs = [_body(build, kind.body, inputs[0][1], how.width)]
         units.memo[key] = unit
     place = "experts"
     with build.at(place) if kind.label else build.at(""):
@@ -184,12 +210,12 @@ def _bank(build: Builder, moe: Moe, kind: Kind, x: Value, rows: Value) -> Value:
     return y
 
 
-def _body(build: Builder, body: Term, x: Value) -> Value:
+def _body(build: Builder, body: Term, x: Value, width: Dim) -> Value:
     """One expert over routed rows. A form's roles are the bank's own: `experts.gate`."""
     from moedsl.constructs.registry import construct_of
 
     construct = construct_of(body) if isinstance(body, terms.Recipe) else None
-    with build.at("", build.hint(build.last(x))):
+    with build.at("", build.hint(width)):
         if construct is not None and construct.unit:
             return expressions.lower(build, construct, x)
         return build.apply(body, x)
@@ -203,6 +229,6 @@ def _shared(build: Builder, moe: Moe, x: Value, y: Value) -> Value:
         for copy in range(count):
             number = f"[{copy}]" if count > 1 else f"[{index}]" if len(moe.shared) > 1 else ""
             several = f"shared_{label}{number}" if label else f"shared{number}"
-            with build.body(x=x), build.at(several, build.hint(build.last(x)), "shared"):
+            with build.body(x=x), build.at(several, build.hint(build.last(y)), "shared"):
                 y = build.op(ops.Combination(operator="+"), y, build.apply(body, x))
     return y

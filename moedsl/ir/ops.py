@@ -9,10 +9,29 @@ ops_attention   rotation, attention, and what is made once for all layers
 ops_scores      attention written out
 ops_routing     selection, dispatch, combine, the fused route
 ops_capacity    room for routed rows, and who gets it
+ops_arranging   parts of rows and rows of heads, before and after experts
 ops_losses      losses over routings
 ops_states      numbers that a rule moves
 """
 
+from moedsl.ir.ops_arranging import (
+    HEAD_ROWS,
+    ROWS,
+    FirstOfHeads,
+    Gates,
+    HeadRows,
+    Join,
+    MergeHeadRows,
+    MergePlan,
+    NumberByHead,
+    Part,
+    PerHead,
+    RealHeadRows,
+    Regroup,
+    SortRows,
+    StackRows,
+    Tile,
+)
 from moedsl.ir.ops_attention import (
     Ambient,
     Attend,
@@ -87,6 +106,8 @@ from moedsl.ir.ops_states import Correction, StateOp
 from moedsl.ir.ops_weights import Embedding, Learned, LearnedScale, Linear, Norm, TiedLinear
 
 __all__ = [
+    "HEAD_ROWS",
+    "ROWS",
     "ROW_COUNT",
     "AllRows",
     "Ambient",
@@ -111,10 +132,14 @@ __all__ = [
     "EveryPosition",
     "ExpertChoice",
     "Field",
+    "FirstOfHeads",
     "Further",
+    "Gates",
     "Gather",
     "GatherRows",
     "GroupSize",
+    "HeadRows",
+    "Join",
     "KindRows",
     "Learned",
     "LearnedScale",
@@ -123,17 +148,24 @@ __all__ = [
     "Listing",
     "LossTerm",
     "MaskArgument",
+    "MergeHeadRows",
     "MergeHeads",
+    "MergePlan",
     "Mix",
     "NextBest",
     "Norm",
     "Normalize",
+    "NumberByHead",
     "OneHead",
     "Op",
+    "Part",
     "Past",
+    "PerHead",
     "Pointwise",
     "Positions",
+    "RealHeadRows",
     "RealRows",
+    "Regroup",
     "Remember",
     "RotaryTable",
     "Rotate",
@@ -149,12 +181,15 @@ __all__ = [
     "Slots",
     "SoftCap",
     "Softmax",
+    "SortRows",
     "SplitHeads",
     "Stack",
+    "StackRows",
     "StateOp",
     "Statistic",
     "Thin",
     "TiedLinear",
+    "Tile",
     "TopK",
     "Unrows",
     "WeightSum",

@@ -95,10 +95,14 @@ class Rows(Op):
 
 @frozen(kw_only=True)
 class Unrows(Op):
-    """Rows as the stream they were: [N, D] -> [B, T, D], shaped like the second input."""
+    """Rows as the stream they were: [N, D] -> [B, T, D], like the second input; `same`: of the same width."""
 
-    code: ClassVar[str] = "{0}.view_as({1})"
+    same: bool = True
     carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "{0}.view_as({1})" if self.same else "{0}.unflatten(0, {1}.shape[:2])"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         y, like = dims_of(inputs[0]), dims_of(inputs[1])

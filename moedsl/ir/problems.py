@@ -97,6 +97,16 @@ def not_a_decision(build: Builder, term: terms.Term, found: Value) -> Value:
     return build.poison(found)
 
 
+def no_gates(build: Builder, recipe: terms.Recipe, found: Value) -> Value:
+    build.sink.error(
+        "E0405",
+        f"`{recipe.name}` wants a decision, and gets {spell(found.type)}",
+        recipe.span,
+        help="apply a router before: `let pick = top2(x)`, then `gates(pick)`",
+    )
+    return build.poison(found)
+
+
 def not_in_a_bank(build: Builder, recipe: terms.Recipe) -> None:
     build.sink.error(
         "E0306",

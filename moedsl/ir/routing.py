@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
-from moedsl.ir import capacity, ops
+from moedsl.ir import arranging, capacity, ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
 from moedsl.ir.kinds import Choices
 from moedsl.ir.shapes import is_ids, is_sequence, spell
@@ -31,6 +32,17 @@ class Wanted:
     of: str = "gate"
     kinds: tuple[Choices, ...] = ()  # of the bank that is chosen from
     bounded: bool = False  # some router limits the rows that experts get
+    heads: Dim | None = None  # of a decision that is made for each by itself
+
+
+@frozen
+class Picks:
+    """What was decided for each token."""
+
+    expert: Value
+    weight: Value
+    logits: Value
+    choices: Dim
 
 
 def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None = None) -> Value:
@@ -41,10 +53,16 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
         return _without_choices(build, router, x)
     _by_rows(build)
     x = build.scope["x"]
-    logits = build.named(build.role("score", router.score, x, choices), "score")
+    heads = wanted.heads
+    width = choices if heads is None or choices is None else build.flat("E", heads, choices)
+    logits = all_logits = build.named(build.role("score", router.score, x, width), "score")
     choices = choices or build.last(logits)
+    if heads is not None:
+        _is_choices(build, "score", router.score, logits, build.flat("E", heads, choices))
+        logits = arranging.logits_by_head(build, logits, heads, choices)
     _is_choices(build, "score", router.score, logits, choices)
     build.bind("score", _wide(build, logits))
+    logits = logits if heads is None else build.scope["score"]
     for role in ("gate", "choose"):
         value = build.role(role, getattr(router, role), x, choices, name=role)
         _is_choices(build, role, getattr(router, role), value, choices)
@@ -55,11 +73,26 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     counted = build.scope.get("counted", picked)
     asked, expert = _served(build, router, picked, choices)
     weight = _weigh(build, router, x, asked, expert, choices)
-    parts = _statistics(build, wanted, counted, logits, gate)
+    picks = Picks(expert, weight, logits, choices)
+    if heads is not None:
+        picks = _of_all_heads(build, picks, all_logits, heads)
+        counted = picks.expert
+    parts = _statistics(build, wanted, replace(picks, expert=counted), logits, gate)
     if wanted.bounded:
         parts.append(build.scope.get("rows") or build.op(ops.AllRows(), expert))
-    op = ops.Routed(kept=build.last(expert), choices=choices, bounded=wanted.bounded)
-    return build.op(op, expert, weight, logits, *parts, name="routing")
+    kept = build.last(picks.expert)
+    op = ops.Routed(kept=kept, choices=picks.choices, bounded=wanted.bounded)
+    return build.op(op, picks.expert, picks.weight, picks.logits, *parts, name="routing")
+
+
+def _of_all_heads(build: Builder, picks: Picks, logits: Value, heads: Dim) -> Picks:
+    """The picks of all heads of a token as its own, among the choices of all heads."""
+    return Picks(
+        arranging.numbered(build, picks.expert, heads, picks.choices),
+        arranging.merged_rows(build, picks.weight, heads, "weight"),
+        logits,
+        build.last(logits),
+    )
 
 
 def _select(build: Builder, router: Router) -> Value:
@@ -183,31 +216,53 @@ def _fill(build: Builder, name: str, expert: Value) -> str | None:
 
 
 def _statistics(
-    build: Builder, wanted: Wanted, expert: Value, logits: Value, gate: Value
+    build: Builder, wanted: Wanted, picks: Picks, logits: Value, gate: Value
 ) -> list[Value]:
+    """Of decisions for each head every head of a token counts as a row; `logits` and `gate` have one for each."""
     if not wanted.statistics:
         return []
-    many = wanted.per_sequence
-    ends = [build.ambient(ops.RealRows(rows=ROWS))]
-    ends += [build.ambient(ops.Sequences())] if many else []
+    many, heads, expert = wanted.per_sequence, wanted.heads, picks.expert
+    real = build.ambient(ops.RealRows(rows=ROWS))
+    more = [build.ambient(ops.Sequences())] if many else []
+    by_token = ends = [real, *more]
+    if heads is not None:
+        ends = [build.op(ops.RealHeadRows(heads=heads), real, name="real"), *more]
     found = []
     for which in ORDER:
         if which not in wanted.statistics:
             continue
         if which == "probability":
             form, value = _probability(build, wanted, gate)
-            found.append(
-                build.op(ops.Statistic(which=which, form=form, per_sequence=many), value, *ends)
-            )
+            if heads is not None:
+                form, value = "given", _probability_of_heads(build, form, value, heads)
+            op = ops.Statistic(which=which, form=form, per_sequence=many)
+            found.append(build.op(op, value, *by_token))
         elif which == "z":
             found.append(
                 build.op(ops.Statistic(which=which, per_sequence=many), build.scope["score"], *ends)
             )
         else:
-            loose = build.last(expert).loose
+            loose, read = build.last(expert).loose, expert
+            if heads is not None and which == "first":
+                each = replace(build.last(expert), size=_times_less(build.last(expert), heads))
+                which, read = "choices", build.op(ops.FirstOfHeads(kept=each, heads=heads), expert)
             op = ops.Statistic(which=which, per_sequence=many, loose=loose)
-            found.append(build.op(op, expert, logits, *ends))
+            found.append(build.op(op, read, picks.logits, *by_token))
     return [*found, build.op(ops.Statistic(which="tokens", per_sequence=many), logits, *ends)]
+
+
+def _times_less(kept: Dim, heads: Dim) -> int:
+    return (kept.size or 0) // (heads.size or 1)
+
+
+def _probability_of_heads(build: Builder, form: str, value: Value, heads: Dim) -> Value:
+    """The probability among the choices of each head, for all heads of a token."""
+    over = build.last(value)
+    if form == "softmax":
+        value = build.op(ops.Softmax(over=over), value)
+    elif form == "normalize":
+        value = build.op(ops.Normalize(over=over), value, name="probability")
+    return arranging.merged_rows(build, value, heads, "probability")
 
 
 def _probability(build: Builder, wanted: Wanted, gate: Value) -> tuple[str, Value]:

@@ -35,6 +35,8 @@ def sets_width(term: Term) -> bool:
             return isinstance(term.setting("width"), terms.Number)
         case terms.Recipe(construct="embedding" | "tied"):
             return True
+        case terms.Recipe():
+            return any(sets_width(expert) for expert in _experts(term))
         case terms.Flow(stages):
             return any(sets_width(stage) for stage in stages)
         case terms.Arithmetic(left=left, right=right):
@@ -47,6 +49,8 @@ def fits_width(term: Term) -> bool:
     match term:
         case terms.Recipe(construct="linear"):
             return isinstance(term.setting("width"), terms.Word)
+        case terms.Recipe():
+            return any(fits_width(expert) for expert in _experts(term))
         case terms.Flow(stages):
             return any(fits_width(stage) for stage in stages)
         case terms.Copies(recipe=recipe) | terms.Apply(recipe=recipe):
@@ -56,3 +60,11 @@ def fits_width(term: Term) -> bool:
         case terms.Phase(train=train):
             return fits_width(train)
     return False
+
+
+def _experts(recipe: terms.Recipe) -> Iterator[Term]:
+    """What a mixture chooses among gives its width."""
+    for name, bank in recipe.settings:
+        if name == "experts":
+            kinds = bank.items if isinstance(bank, terms.Items) else ((None, bank),)
+            yield from (body.recipe if isinstance(body, terms.Copies) else body for _, body in kinds)

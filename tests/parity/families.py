@@ -202,4 +202,35 @@ DEEPSEEK_V2 = Family(
     ),
 )
 
-FAMILIES = (MIXTRAL, QWEN3, OLMOE, LLAMA, DEEPSEEK_V2)
+# Its balance loss is compared in tests/systems/test_jetmoe.py: transformers counts each attention router twice.
+JETMOE = Family(
+    spec="jetmoe_8b",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=3",
+        "context=128",
+        "mixed_heads.heads=8",
+        "mixed_heads.kv_heads=4",
+        "mixed_heads.head_dim=8",
+        "mixed_heads.asking.experts=5 * linear",
+        "mixed_heads.telling.experts=5 * linear",
+        "sparse.experts=5 * swiglu(48)",
+    ),
+    cls="JetMoeForCausalLM",
+    config_cls="JetMoeConfig",
+    config={k: v for k, v in COMMON.items() if k != "num_attention_heads"}
+    | dict(
+        tie_word_embeddings=True,
+        num_key_value_heads=4,
+        kv_channels=8,
+        intermediate_size=48,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        output_router_logits=True,
+    ),
+)
+
+FAMILIES = (MIXTRAL, QWEN3, OLMOE, LLAMA, DEEPSEEK_V2, JETMOE)
