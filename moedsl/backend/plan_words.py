@@ -26,7 +26,7 @@ _MEANINGS = {
     "E": "experts",
     "K": "chosen per row",
     "F": "inner width",
-    "P": "part for one pick",
+    "Q": "part for one pick",
     "R": "routed rows",
     "S": "tokens seen",
     "L": "short vector",

@@ -58,6 +58,11 @@ class Attending(Construct):
     )
 
     @property
+    def tiles(self) -> int:
+        """How often all key heads are repeated, one after the other, to make as many as there are query heads."""
+        return 1
+
+    @property
     def sharpening(self) -> float:
         """What queries and keys are multiplied by as wholes, beside what their own stages do."""
         return 1.0
@@ -91,6 +96,11 @@ class Attention(Attending):
     kv_heads = Number(
         "heads", low=1, whole=True, doc="number of key and value heads; must divide `heads`"
     )
+    share = Words(
+        "interleaved",
+        choices=("interleaved", "tiled"),
+        doc="which query heads share a key head: neighbours, or every `kv_heads`-th, as if keys were repeated whole",
+    )
     head_dim = Number("width / heads", low=1, whole=True, unit="channels", doc="size of one head")
     q = Expression("linear", sees=("x",), bare=True, doc="queries: " + _PROJECTION)
     k = Expression("linear", sees=("x",), bare=True, doc="keys: " + _PROJECTION)
@@ -104,6 +114,10 @@ class Attention(Attending):
     o = Expression(
         "mixed -> linear", sees=("x", "mixed"), doc="from the mixed values back to the stream"
     )
+
+    @property
+    def tiles(self) -> int:
+        return int(self.heads // self.kv_heads) if self.share == "tiled" else 1
 
     def check(self, at: Any, sink: Any) -> None:
         if (

@@ -90,6 +90,9 @@ CODES: dict[str, str] = {
     "E0411": "groups of choices that do not come out even",
     "E0412": "a kind of experts that the bank lacks",
     "E0420": "a selection that its router's other settings do not fit",
+    "E0430": "parts that do not come out even",
+    "E0431": "weights or rows shared by decisions for heads",
+    "E0432": "a mixture per head with something of the token",
     # --- losses and gradients
     "E0501": "a parameter that no gradient reaches",
     "E0502": "a loss that moves no parameter",

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from moedsl.frozen import frozen
 from moedsl.diagnostics.model import Label
+from moedsl.frozen import frozen
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Value
 from moedsl.ir.ops_arranging import HEAD_ROWS, ROWS
@@ -95,7 +95,7 @@ def arrangement(
 
 
 def _part(whole: Dim, kept: Dim) -> Dim:
-    return Dim("P", (whole.size or 0) // (kept.size or 1), origin=whole.origin)
+    return Dim("Q", (whole.size or 0) // (kept.size or 1), origin=whole.origin)
 
 
 def _even(build: Builder, moe: Moe, setting: str, whole: Dim, kept: Dim) -> bool:
@@ -200,7 +200,9 @@ def rows_of_heads(build: Builder, value: Value, heads: Dim, kept: Dim, name: str
 
 def check_by_head(build: Builder, router: terms.Recipe, routing: Value) -> None:
     """A decision for each head is made head by head: no weight or row stands between heads after the score."""
-    unit = next(u for u in reversed(build.units.done) if routing.type in [v.type for v in u.outputs])
+    unit = next(
+        u for u in reversed(build.units.done) if routing.type in [v.type for v in u.outputs]
+    )
     opened = next(i for i, node in enumerate(unit.nodes) if isinstance(node.op, ops.HeadRows))
     for node in unit.nodes[opened:]:
         if node.op.parameters() or node.op.sees != "row":
@@ -208,7 +210,9 @@ def check_by_head(build: Builder, router: terms.Recipe, routing: Value) -> None:
                 "E0431",
                 "a decision for each head is made by its own scores alone",
                 node.span,
-                "reads other rows" if node.op.sees != "row" else "has weights that heads would share",
+                "reads other rows"
+                if node.op.sees != "row"
+                else "has weights that heads would share",
                 secondary=(Label(router.span, "decides for each head"),),
                 help="put it into the `score`, or take `per = head` out",
             )

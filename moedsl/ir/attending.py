@@ -66,9 +66,8 @@ def attend(
         function=build.function("attend", kind),
     )
     values = [build.scope[name] for name in ("q", "k", "v")]
-    tiled = grouped and getattr(attention, "share", "") == "tiled"
-    shared = getattr(attention, "kv_heads", 1)
-    apart = ops.Regroup(groups=attention.heads // shared, ranks=shared)
+    tiled = attention.tiles > 1
+    apart = ops.Regroup(groups=attention.tiles, ranks=attention.heads // attention.tiles)
     if tiled:
         values[0] = build.op(apart, values[0], name="q")
     values.append(build.ambient(mask))

@@ -293,8 +293,8 @@ def _per_sequence(value: Value) -> bool:
 
 
 def _is_per_head(value: Value) -> bool:
-    dims = getattr(value.type, "dims", ())
-    return len(dims) == 4 and dims[-1].size == 1
+    dims = value.type.dims if isinstance(value.type, TensorType) else ()
+    return len(dims) > 3 and dims[-1].size == 1
 
 
 def _phase(build: Builder, term: terms.Phase, x: Value | None = None) -> Value:

@@ -93,9 +93,7 @@ def _kinds(moe: Moe) -> list[Kind]:
 # --- the decision -------------------------------------------------------------------------------
 
 
-def _decide(
-    build: Builder, moe: Moe, x: Value, choices: Dim, heads: Dim | None
-) -> Decision | None:
+def _decide(build: Builder, moe: Moe, x: Value, choices: Dim, heads: Dim | None) -> Decision | None:
     routing = _routing(build, moe, x, choices, heads)
     if not problems.is_decision(routing):
         if routing not in build.bad:
@@ -134,9 +132,7 @@ def _decide(
 def _routing(build: Builder, moe: Moe, x: Value, choices: Dim, heads: Dim | None) -> Value:
     if isinstance(moe.router, terms.Recipe):
         mixtures = [moe.recipe]
-        return deciding.decide(
-            build, moe.router, x, choices, mixtures, place="router", heads=heads
-        )
+        return deciding.decide(build, moe.router, x, choices, mixtures, place="router", heads=heads)
     build.frame.mixtures = [moe.recipe]
     decision = build.evaluate(moe.router)
     build.frame.mixtures = ()

@@ -89,8 +89,9 @@ def written_out(build: Builder, attention: Attending, remembers: bool = True) ->
         cache = build.ambient(ops.CacheHandle())
         k = build.op(ops.Remember(), k, cache, name="k")
         v = build.op(ops.Remember(), v, cache, name="v")
-    if attention.share == "tiled" and attention.kv_heads != attention.heads:
-        tile = ops.Tile(times=attention.heads // attention.kv_heads, heads=build.scope["q"].type.dims[-2])
+    if attention.tiles > 1:
+        heads = build.dim(attention.heads, attention.recipe.origin("heads"), "H")
+        tile = ops.Tile(times=attention.tiles, heads=heads)
         k, v = build.op(tile, k, name="k"), build.op(tile, v, name="v")
     first = len(build.frame.unit.nodes)
     with build.body(k=k):

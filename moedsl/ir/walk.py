@@ -67,4 +67,6 @@ def _experts(recipe: terms.Recipe) -> Iterator[Term]:
     for name, bank in recipe.settings:
         if name == "experts":
             kinds = bank.items if isinstance(bank, terms.Items) else ((None, bank),)
-            yield from (body.recipe if isinstance(body, terms.Copies) else body for _, body in kinds)
+            yield from (
+                body.recipe if isinstance(body, terms.Copies) else body for _, body in kinds
+            )
