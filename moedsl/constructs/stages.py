@@ -68,14 +68,23 @@ class Scale(Construct):
         choices=("none", "channel", "expert"),
         doc="a learned factor for all, for each channel, or (in `weigh`) for each expert",
     )
+    power = Number(
+        "1", doc="the number is raised to it: `scale(width, power = -0.5)` divides by the root"
+    )
 
     def lower(self, build: Builder, x: Value) -> Value:
         if self.factor != "learned":
-            return build.op(ops.Scale(factor=self.factor), x)
+            return build.op(ops.Scale(factor=self.raised), x)
         if self.per == "expert":
             return self._per_expert(build, x)
         over = build.last(x) if self.per == "channel" else None
         return build.placed(ops.LearnedScale(over=over), self.recipe, x)
+
+    @property
+    def raised(self) -> float:
+        """The number itself, after `power`."""
+        factor: float = self.factor if self.power == 1 else float(self.factor) ** self.power
+        return factor
 
     def _per_expert(self, build: Builder, x: Value) -> Value:
         expert, logits = build.scope.get("expert"), build.scope.get("logits")

@@ -76,6 +76,9 @@ CODES: dict[str, str] = {
     "E0316": "a sequence where single tokens are",
     "E0321": "a ramp without room",
     "E0322": "sinks beside scores that are written out",
+    "E0330": "distances that cannot be cut into buckets",
+    "E0331": "distances between two streams",
+    "E0332": "a shared table of two sizes",
     # --- routing and causality
     "E0401": "more experts are picked than there are",
     "E0402": "a router that does not know its choices",

@@ -90,6 +90,7 @@ def mask_of(
     causal = attention.mask == "causal" and stream == MAIN
     window = None if attention.window == "none" or not causal else int(attention.window)
     chunk = None if attention.chunk == "none" or not causal else int(attention.chunk)
+    tensor = tensor and causal  # all that is real is seen: there may be nothing to hide
     base = "chunk_mask" if chunk else "window_mask" if window else ""
     base = base or ("causal_mask" if causal else "padding_mask")
     function = build.function(base, (causal, window, chunk, tensor))

@@ -90,7 +90,15 @@ from moedsl.ir.ops_routing import (
     WeightSum,
     WithoutAbsent,
 )
-from moedsl.ir.ops_scores import Dot, Mix, Remember
+from moedsl.ir.ops_scores import (
+    SEEN,
+    Buckets,
+    DistanceTable,
+    Dot,
+    Mix,
+    Remember,
+    SharedDistances,
+)
 from moedsl.ir.ops_shape import (
     Append,
     Cut,
@@ -109,12 +117,14 @@ __all__ = [
     "HEAD_ROWS",
     "ROWS",
     "ROW_COUNT",
+    "SEEN",
     "AllRows",
     "Ambient",
     "Append",
     "Attend",
     "AttentionMask",
     "Balance",
+    "Buckets",
     "CacheHandle",
     "Call",
     "CappedChoice",
@@ -126,6 +136,7 @@ __all__ = [
     "Correction",
     "Cut",
     "Dispatch",
+    "DistanceTable",
     "Dot",
     "Dropout",
     "Embedding",
@@ -177,6 +188,7 @@ __all__ = [
     "Scale",
     "Sequences",
     "Serve",
+    "SharedDistances",
     "SlotRows",
     "Slots",
     "SoftCap",

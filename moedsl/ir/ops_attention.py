@@ -33,6 +33,11 @@ class Ambient(Op):
     stream: Dim = MAIN
 
     @property
+    def place(self) -> str:
+        """Where it stands in the model, if it has weights."""
+        return ""
+
+    @property
     def main(self) -> bool:
         return self.stream == MAIN
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 from moedsl.frozen import frozen
-from moedsl.ir.graph import Dim, TensorType
-from moedsl.ir.ops_attention import AttentionMask
+from moedsl.ir.graph import Dim, Parameter, TensorType
+from moedsl.ir.ops_attention import PAST, TOKENS, Ambient, AttentionMask, Placed
 from moedsl.ir.ops_base import Op, Type, dims_of, number, rate_code
 from moedsl.ir.shapes import agree
 
@@ -105,3 +106,114 @@ class Mix(_Looking):
 def _channels(type_: Type) -> int:
     heads, size = dims_of(type_).dims[-2:]
     return (heads.size or 0) * (size.size or 0)
+
+
+# --- learned distances ----------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Buckets(Placed):
+    """The bucket of each query's distance to each key, [T, S]; `remembered`: keys of earlier calls are among them."""
+
+    causal: bool
+    count: int
+    max_distance: int
+    remembered: bool
+    name: ClassVar[str] = "buckets"
+    rank: ClassVar[int] = 5
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (TOKENS, PAST) if self.main else (TOKENS,)
+
+    @property
+    def function(self) -> str:
+        return "causal_buckets" if self.causal else "relative_buckets"
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        past = "{1}" if self.main else "0"
+        return f"{self.function}({{0}}, {past}, {self.count}, {self.max_distance})"
+
+    @property
+    def other_name(self) -> str:
+        return f"{'causal' if self.causal else 'both'}_{self.count}_buckets"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".positions:{self.function}",)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((self.stream, SEEN if self.remembered else self.stream), "int"),)
+
+
+@frozen(kw_only=True)
+class DistanceTable(Op):
+    """A number for each head and bucket: [T, S] int -> [H, T, S]."""
+
+    heads: Dim
+    count: int
+    code: ClassVar[str] = "{self}({0}).permute(2, 0, 1)"
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (Parameter("weight", (self.count, self.heads.size or 0)),)
+
+    def module(self) -> str:
+        return f"nn.Embedding({self.count}, {self.heads.size})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((self.heads, *dims_of(inputs[0]).dims)),)
+
+
+@frozen(kw_only=True)
+class SharedDistances(Ambient):
+    """A table of distances that stands in the model at `table`, looked up once for all attentions of a stream."""
+
+    heads: Dim
+    buckets: Buckets
+    table: str
+    rank: ClassVar[int] = 5
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.table
+
+    @property
+    def other_name(self) -> str:
+        return f"{self.table}_{'causal' if self.buckets.causal else 'both'}"
+
+    @property
+    def place(self) -> str:
+        return self.table
+
+    @property
+    def own(self) -> Buckets:
+        return replace(self.buckets, stream=self.stream)
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.own.needs
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        past = "{1}" if self.main else "0"
+        return f"{self.function}({{self}}.weight, {{0}}, {past}, {self.buckets.max_distance})"
+
+    @property
+    def function(self) -> str:
+        return "causal_bias" if self.buckets.causal else "relative_bias"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".positions:{self.function}",)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        return DistanceTable(heads=self.heads, count=self.buckets.count).parameters()
+
+    def module(self) -> str:
+        return DistanceTable(heads=self.heads, count=self.buckets.count).module()
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        (buckets,) = self.own.infer()
+        return (TensorType((self.heads, *dims_of(buckets).dims)),)

@@ -29,7 +29,8 @@ def fused(attention: Attending) -> tuple[float | None, float | None] | None:
     found = [construct_of(s) for s in stages if isinstance(s, terms.Recipe)]
     names = [one.name for one in found]
     limit = found.pop() if names[-1:] == ["soft_cap"] else None
-    factors: list[Any] = [getattr(one, "factor", 1) for one in found[1:] if one.name == "scale"]
+    scales: list[Any] = [one for one in found[1:] if one.name == "scale"]
+    factors = ["learned" if one.factor == "learned" else one.raised for one in scales]
     others = len(found) - 1 - len(factors)
     if len(names) != len(stages) or names[:1] != ["dot"] or others or "learned" in factors:
         return None
@@ -41,7 +42,7 @@ def fused(attention: Attending) -> tuple[float | None, float | None] | None:
 
 
 def lower_dot(build: Builder, dot: Dot) -> Value:
-    attention = _attention(build)
+    attention = attention_of(build)
     op = ops.Dot(mask=explicit_mask(build, attention), scale=_scale(dot, attention))
     return build.op(op, build.scope["q"], build.scope["k"])
 
@@ -57,13 +58,18 @@ def _size(attention: Attending) -> int:
     return attention.head_dim + getattr(attention, "rope_dim", 0)  # type: ignore[attr-defined]
 
 
-def _attention(build: Builder) -> Attending:
+def attention_of(build: Builder) -> Attending:
+    """The attention whose scores are at work."""
     from moedsl.constructs.attention import Attending
     from moedsl.constructs.registry import construct_of
 
     attention = construct_of(build.frame.unit.recipe)
     assert isinstance(attention, Attending)
     return attention
+
+
+def keys_of(build: Builder) -> Value:
+    return build.scope["k"]
 
 
 def explicit_mask(build: Builder, attention: Attending) -> ops.AttentionMask:

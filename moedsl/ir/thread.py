@@ -140,7 +140,8 @@ def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
         prefix = prefixes.get(op.stream, "")
         plain = names[op] == prefix + op.name and op.root_name
         value.name = prefix + op.root_name if plain else names[op]
-        nodes.append(Node(op, tuple(known[op.stream, need] for need in op.needs), (value,)))
+        needed = tuple(known[op.stream, need] for need in op.needs)
+        nodes.append(Node(op, needed, (value,), place=op.place))
     root.nodes[:0] = nodes
 
 
