@@ -5,14 +5,14 @@ from __future__ import annotations
 import moedsl
 from moedsl.backend.card_drawing import drawing
 from moedsl.backend.header import header
-from moedsl.backend.naming import identifier
+from moedsl.backend.naming import identifier, output_fields
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_words import count
 from moedsl.backend.statements import suffix
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, TensorType, Unit
 from moedsl.ir.info import Info, Row, info_table
-from moedsl.ir.shapes import MAIN, stream_of
+from moedsl.ir.shapes import MAIN, is_ids, stream_of
 from moedsl.source import Source
 
 HEAD = ("place", "what", "experts", "chosen", "parameters of one", "active for a token")
@@ -27,6 +27,7 @@ class CardView:
     drawing: tuple[str, ...]
     usage: tuple[str, ...]
     training: tuple[str, ...]
+    padded: bool = True
 
 
 def plan_card(
@@ -47,6 +48,7 @@ def plan_card(
         drawing(graph, classes),
         usage(graph, exported, classes[graph.root]),
         training(graph, adapts="tally" in exported),
+        any(is_ids(value) for value in graph.root.inputs),
     )
 
 
@@ -119,12 +121,20 @@ def inputs(graph: Graph) -> dict[str, str]:
 
 
 def training(graph: Graph, adapts: bool) -> tuple[str, ...]:
-    main = next((v for v in graph.root.inputs if stream_of(v) == MAIN), graph.root.inputs[0])
-    tokens = f"{identifier(main.name)}_{suffix(main)}"
     after = (
         "# optimizer.step(), then what follows the load:",
         "model.adapt(tally(output.routing))",
     )
+    if not any(is_ids(value) for value in graph.root.inputs):
+        (first, *_) = output_fields([value.name for value in graph.root.outputs])
+        return (
+            f"output = model({', '.join(inputs(graph))})",
+            f"loss = torch.nn.functional.cross_entropy(output.{first}, label_B)",
+            "(loss + sum(output.losses.values())).backward()",
+            *(after if adapts else ()),
+        )
+    main = next((v for v in graph.root.inputs if stream_of(v) == MAIN), graph.root.inputs[0])
+    tokens = f"{identifier(main.name)}_{suffix(main)}"
     return (
         f"output = model({', '.join(inputs(graph))})",
         "loss = torch.nn.functional.cross_entropy(",

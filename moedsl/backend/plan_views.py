@@ -20,6 +20,7 @@ from moedsl.backend.state_view import (
 from moedsl.ir import ops
 from moedsl.ir.graph import Graph, Node
 from moedsl.ir.ops_base import Op, dims_of
+from moedsl.ir.shapes import is_ids
 
 
 def every_op(graph: Graph) -> Iterator[Op]:
@@ -108,7 +109,10 @@ def _is_language_model(graph: Graph) -> bool:
     root = graph.root
     causal = all(op.causal for op in every_op(graph) if isinstance(op, ops.Attend | ops.Mix))
     return (
-        causal and [v.name for v in root.outputs] == ["logits"] and root.inputs[0].name == "tokens"
+        causal
+        and [v.name for v in root.outputs] == ["logits"]
+        and root.inputs[0].name == "tokens"
+        and is_ids(root.inputs[0])
     )
 
 
@@ -116,7 +120,9 @@ def plan_state(graph: Graph) -> StateView | None:
     """None where nothing depends on what came before."""
     used = list(every_op(graph))
     tables = {op.table: rotary_view(op) for op in used if isinstance(op, ops.RotaryTable)}
-    masks = {op.function: mask_view(op) for op in used if isinstance(op, ops.AttentionMask)}
+    masks = {
+        op.function: mask_view(op) for op in used if isinstance(op, ops.AttentionMask) and op.padded
+    }
     attends: dict[str, list[ops.Attend]] = {}
     for op in used:
         if isinstance(op, ops.Attend):
@@ -183,6 +189,7 @@ def attend_view(name: str, alike: list[ops.Attend]) -> AttendView:
     return AttendView(
         name=name,
         causal=first.causal,
+        masked=first.mask.padded,
         grouped=any(op.grouped for op in alike),
         cached=first.cached_keys,
         scale=first.scale is not None,

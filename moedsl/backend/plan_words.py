@@ -216,7 +216,11 @@ def legend(dims: Iterable[Dim], streams: dict[str, str]) -> str:
     further streams of tokens stand for."""
     meanings = {**_MEANINGS, **streams}
     sizes: dict[str, set[int]] = {}
+    others: dict[str, dict[str, int | None]] = {}  # letters that stand for something else here
     for dim in dims:
+        if dim.meaning:
+            others.setdefault(dim.letter, {})[dim.meaning] = dim.size
+            continue
         sizes.setdefault(dim.letter, set()).update({dim.size} if dim.size is not None else ())
     known = [letter for letter in meanings if letter in sizes]
     parts = []
@@ -225,6 +229,10 @@ def legend(dims: Iterable[Dim], streams: dict[str, str]) -> str:
         numbers = " or ".join(map(str, sorted(sizes[letter])))
         if letter != numbers:  # an axis of size 1 is called 1
             parts.append(" ".join(word for word in (letter, meaning, numbers) if word))
+    for letter, said in others.items():
+        for meaning, size in said.items():
+            also = f"{letter} also" if letter in sizes else letter
+            parts.append(" ".join(word for word in (also, meaning, str(size or "")) if word))
     # A letter stays on one line with its meaning.
     glued = ", ".join(part.replace(" ", "~") for part in parts)
     return "\n".join(textwrap.wrap(f"Shapes: {glued}.", WIDTH)).replace("~", " ")

@@ -97,6 +97,7 @@ class AttendView:
     """One kind of attention core: attend(q_BTHC, k_BTGC, v_BTGC, mask[, cache]) -> mixed_BTHC.
 
     - `causal`: its mask is causal, so None means "all before", else None means "all".
+    - `masked`: takes a mask; else every query sees every key.
     - `grouped`: some attention has fewer key/value heads than query heads.
     - `cached`: takes the cache, and extends it; attention over another sequence does not.
     - `scale`: takes `scale=`, a number; else it is 1 / sqrt(C). `dropout`: takes `dropout=`, of the weights, a number.
@@ -106,6 +107,7 @@ class AttendView:
 
     name: str = "attend"
     causal: bool = True
+    masked: bool = True
     grouped: bool = True
     cached: bool = True
     scale: bool = False
@@ -130,7 +132,7 @@ class AttendView:
 
     @property
     def packs(self) -> bool:
-        return self.grouped and not self.bias
+        return self.grouped and self.masked and not self.bias
 
     @property
     def score(self) -> str:

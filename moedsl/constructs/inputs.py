@@ -63,3 +63,24 @@ class Vector(Input):
 
     def tensor(self, build: Builder, positions: Dim) -> TensorType:
         return TensorType((BATCH, build.dim(self.size, self.recipe.origin("size"))))
+
+
+class Pixels(Input):
+    """Images: numbers for each channel, row and column. All images of a batch have one size."""
+
+    channels = Number(low=1, whole=True, positional=True, doc="colours: 3 for red, green, blue")
+    height = Number(low=1, whole=True, positional=True, unit="pixels", doc="rows of an image")
+    width = Number(low=1, whole=True, positional=True, unit="pixels", doc="columns of an image")
+
+    def tensor(self, build: Builder, positions: Dim) -> TensorType:
+        sizes = (("C", "channels"), ("H", "height"), ("W", "width"))
+        axes = [
+            Dim(
+                letter,
+                getattr(self, name),
+                meaning=f"{name} of images",
+                origin=self.recipe.origin(name),
+            )
+            for letter, name in sizes
+        ]
+        return TensorType((BATCH, *axes))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from moedsl.constructs.declare import Construct, Declared, Number
+from moedsl.ir.graph import Dim
+
+BATCH, TOKENS = Dim("B"), Dim("T")
 
 
 class Model(Construct):

@@ -5,11 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.constructs.declare import Construct, Number, RecipeOf, Words
-from moedsl.ir import attending
+from moedsl.ir import attending, streams
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
     from moedsl.ir.graph import Value
+
+
+class Position(Construct):
+    """A vector for each position, added to the token that stands there.
+
+    A stream of known length, such as an image's patches, has a vector for each of its tokens; a stream of ids for each
+    position below the model's `context`, where padding on the left does not count.
+    """
+
+    kind = "position"
+    whole = True
+    source = "Gehring et al., 2017; Vaswani et al., 2017"
+    form = Words(
+        "learned", choices=("learned",), positional=True, doc="where the vectors come from"
+    )
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return streams.lower_position(build, self, x)
 
 
 class Rope(Construct):

@@ -79,6 +79,9 @@ CODES: dict[str, str] = {
     "E0330": "distances that cannot be cut into buckets",
     "E0331": "distances between two streams",
     "E0332": "a shared table of two sizes",
+    "E0350": "something that counts tokens, in a stream without ids",
+    "E0351": "an image that cannot be cut up",
+    "E0352": "a length that is not known",
     # --- routing and causality
     "E0401": "more experts are picked than there are",
     "E0402": "a router that does not know its choices",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from moedsl.ir import ops, scoring
+from moedsl.ir import ops, problems, scoring
 from moedsl.ir.graph import Dim, Value
-from moedsl.ir.shapes import MAIN, stream_of
+from moedsl.ir.shapes import MAIN, is_whole, stream_of
 from moedsl.model import terms
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def attend(
     build: Builder, attention: Attending, memory: Value | None = None, remembers: bool = True
 ) -> Value:
     """The weighted mean of the values; `remembers`: keys and values are what a cache keeps."""
+    source = build.scope["x"] if memory is None else memory
+    if attention.mask == "causal" and memory is None and is_whole(source):
+        problems.no_ids(build, attention.recipe, "a causal mask", "write `mask = none`")
+        return build.poison(build.scope["q"])
     known = scoring.fused(attention)
     if known is None:
         return scoring.written_out(build, attention, remembers)
@@ -53,7 +57,8 @@ def attend(
     grouped = getattr(attention, "kv_heads", attention.heads) != attention.heads
     remembers = remembers and causal
     train, eval_ = build.rates(attention.dropout)
-    kind = (causal, remembers, grouped, soft_cap, scale is not None, sinks, train > 0 or eval_ > 0)
+    noisy = train > 0 or eval_ > 0
+    kind = (causal, mask.padded, remembers, grouped, soft_cap, scale is not None, sinks, noisy)
     op = ops.Attend(
         mask=mask,
         grouped=grouped,
@@ -70,7 +75,8 @@ def attend(
     apart = ops.Regroup(groups=attention.tiles, ranks=attention.heads // attention.tiles)
     if tiled:
         values[0] = build.op(apart, values[0], name="q")
-    values.append(build.ambient(mask))
+    if mask.padded:
+        values.append(build.ambient(mask))
     if remembers:
         values.append(build.ambient(ops.CacheHandle()))
     if sinks:
@@ -86,6 +92,9 @@ def mask_of(
 ) -> ops.AttentionMask:
     """What an attention lets be seen; `tensor` where its scores are written out. Before and after are things of one
     stream: all of another one is seen."""
+    source = build.scope["x"] if memory is None else memory
+    if is_whole(source):
+        return ops.AttentionMask(causal=False, padded=False)
     stream = (memory and stream_of(memory)) or MAIN
     causal = attention.mask == "causal" and stream == MAIN
     window = None if attention.window == "none" or not causal else int(attention.window)
@@ -109,6 +118,9 @@ def lower_rope(build: Builder, rope: Rope, x: Value) -> Value:
 
 
 def turn(build: Builder, rope: Rope, x: Value) -> Value:
+    if is_whole(x):
+        help = "add positions to the stream: `patches(16) -> position(learned)`"
+        return problems.no_ids(build, rope.recipe, f"`{rope.recipe.name}`", help)
     x = build.opened(x)
     head = build.last(x).size or 0
     if not build.is_opened(x):

@@ -20,7 +20,7 @@ from dataclasses import field
 from fractions import Fraction
 
 from moedsl.frozen import frozen, record
-from moedsl.ir.graph import Graph, Node, Unit, Value
+from moedsl.ir.graph import Graph, Node, TensorType, Unit, Value
 
 BYTES = 2  # bfloat16
 TRAINING = 3  # forward, and twice that backward
@@ -126,11 +126,15 @@ class _Counter:
             seen.add(node.place)
         density.update(zip(node.outputs, results, strict=False))
 
+    def _context(self, types: list) -> int:
+        """How many positions there are to look at: all of a stream of known length, else what was asked for."""
+        return next((n for t in types[-1:] if (n := _known_length(t))), self.tokens)
+
     def _weights(self, node: Node, rows: Rows, owned: bool) -> Line:
         """An operation's own cost. `owned` is False where its place was counted before (a tied one)."""
         types = [v.type for v in node.inputs]
         density = rows[0] if rows else ONE
-        flops = node.op.flops(*types) + self.tokens * _per_position(node, types)
+        flops = node.op.flops(*types) + self._context(types) * _per_position(node, types)
         counted = Sum(flops=int(flops * density), cache_bytes=BYTES * _cached(node, types))
         experts = 0
         for parameter in node.op.parameters() if owned else ():
@@ -152,6 +156,12 @@ class _Counter:
         return Line(
             node.path or node.place, "", type(node.op).__name__.lower(), counted, experts, picks
         )
+
+
+def _known_length(type_: object) -> int | None:
+    """Of a stream that is there at once."""
+    dims = type_.dims if isinstance(type_, TensorType) else ()
+    return next((dim.size for dim in dims if dim.stream), None)
 
 
 def _line(path: str, unit: Unit, parts: tuple[Line, ...], owned: bool) -> Line:

@@ -40,7 +40,9 @@ class Dim:
     and no expert serves them.
     `stream`: the positions of a stream of tokens; what differs by stream (lengths, padding, ...) is asked of this axis.
     `mean`: how many of them are there on average, where that is known and fewer than all.
-    `origin`: where the spec fixed the size; a shape error shows both origins.
+    `segment`: of an axis of segments, how many tokens each has.
+    `origin`: where the spec fixed the size; a shape error shows both origins. `meaning`: what the letter stands for,
+    where that is not the usual.
     """
 
     letter: str
@@ -49,6 +51,8 @@ class Dim:
     loose: bool = False
     stream: bool = False
     mean: Fraction | None = None
+    segment: int = 0
+    meaning: str = field(default="", compare=False, repr=False)
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
 
     @property

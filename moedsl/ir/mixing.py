@@ -9,6 +9,7 @@ from moedsl.frozen import frozen
 from moedsl.ir import arranging, deciding, expressions, ops, problems
 from moedsl.ir.graph import Dim, TensorType, Unit, Value
 from moedsl.ir.ops_base import dims_of
+from moedsl.ir.shapes import rows_of
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -58,8 +59,8 @@ def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
             help="say how many, and of what: `experts = 8 * swiglu(64)`",
         )
         return build.poison(x)
-    rows = build.op(ops.Rows(rows=ROWS), x, name="x")
-    read = rows if route is None else build.op(ops.Rows(rows=ROWS), route, name="route")
+    rows = build.op(ops.Rows(rows=rows_of(x)), x, name="x")
+    read = rows if route is None else build.op(ops.Rows(rows=rows_of(route)), route, name="route")
     heads = None
     if moe.per == "head":
         heads = arranging.heads_of(build, moe, x)

@@ -12,6 +12,7 @@ ops_capacity    room for routed rows, and who gets it
 ops_arranging   parts of rows and rows of heads, before and after experts
 ops_losses      losses over routings
 ops_states      numbers that a rule moves
+ops_streams     images, positions, pooling
 """
 
 from moedsl.ir.ops_arranging import (
@@ -111,6 +112,14 @@ from moedsl.ir.ops_shape import (
     Unrows,
 )
 from moedsl.ir.ops_states import Correction, StateOp
+from moedsl.ir.ops_streams import (
+    FirstToken,
+    LearnedPositions,
+    NoPadding,
+    Patches,
+    Prepend,
+    SequenceMean,
+)
 from moedsl.ir.ops_weights import Embedding, Learned, LearnedScale, Linear, Norm, TiedLinear
 
 __all__ = [
@@ -144,6 +153,7 @@ __all__ = [
     "ExpertChoice",
     "Field",
     "FirstOfHeads",
+    "FirstToken",
     "Further",
     "Gates",
     "Gather",
@@ -153,6 +163,7 @@ __all__ = [
     "Join",
     "KindRows",
     "Learned",
+    "LearnedPositions",
     "LearnedScale",
     "LimitGroups",
     "Linear",
@@ -164,6 +175,7 @@ __all__ = [
     "MergePlan",
     "Mix",
     "NextBest",
+    "NoPadding",
     "Norm",
     "Normalize",
     "NumberByHead",
@@ -171,9 +183,11 @@ __all__ = [
     "Op",
     "Part",
     "Past",
+    "Patches",
     "PerHead",
     "Pointwise",
     "Positions",
+    "Prepend",
     "RealHeadRows",
     "RealRows",
     "Regroup",
@@ -186,6 +200,7 @@ __all__ = [
     "Rows",
     "Rule",
     "Scale",
+    "SequenceMean",
     "Sequences",
     "Serve",
     "SharedDistances",

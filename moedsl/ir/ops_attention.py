@@ -57,6 +57,10 @@ class MaskArgument(Ambient):
     name: ClassVar[str] = MASK
     rank: ClassVar[int] = 8
 
+    @property
+    def other_name(self) -> str:
+        return "padding"
+
 
 @frozen(kw_only=True)
 class CacheHandle(Ambient):
@@ -150,10 +154,12 @@ class AttentionMask(Placed):
     """Which keys a query sees: what came before (`causal`), the latest `window` of it, what stands in the same
     `chunk`, and never padding.
 
-    None where an attention needs no mask beyond its causal flag, unless `tensor` (explicit scores).
+    None where an attention needs no mask beyond its causal flag, unless `tensor` (explicit scores). Not `padded`: all
+    is seen, so that there is no mask at all.
     """
 
     causal: bool = True
+    padded: bool = True
     window: int | None = None
     chunk: int | None = None
     tensor: bool = False

@@ -128,6 +128,18 @@ def no_sequence(build: Builder, recipe: terms.Recipe, x: Value) -> Value:
     return build.poison(x)
 
 
+def no_ids(build: Builder, recipe: terms.Recipe, what: str, help: str) -> Value:
+    """What counts tokens, in a stream that is there at once."""
+    build.sink.error(
+        "E0350",
+        f"{what} counts tokens from the first one on, and this stream is not made of ids",
+        recipe.span,
+        "all of the stream is there at once",
+        help=help,
+    )
+    return build.poison(_anything(build, recipe))
+
+
 def misfit(build: Builder, found: Mismatch | NotATensor) -> None:
     """Two sizes that should be one, or no numbers at all."""
     if isinstance(found, NotATensor):

@@ -9,7 +9,7 @@ from moedsl.frozen import frozen
 from moedsl.ir import arranging, capacity, ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
 from moedsl.ir.kinds import Choices
-from moedsl.ir.shapes import is_ids, is_sequence, spell
+from moedsl.ir.shapes import is_ids, is_sequence, rows_of, spell
 from moedsl.ir.walk import fits_width, tensors_in
 from moedsl.model import terms
 
@@ -132,7 +132,7 @@ def _by_rows(build: Builder) -> None:
     """Each token is a row to decide on, in all that the router reads."""
     for name, value in build.scope.items():
         if is_sequence(value):
-            build.bind(name, build.op(ops.Rows(rows=ROWS), value, name=name))
+            build.bind(name, build.op(ops.Rows(rows=rows_of(value)), value, name=name))
 
 
 def _without_choices(build: Builder, router: Router, x: Value) -> Value:
@@ -222,7 +222,8 @@ def _statistics(
     if not wanted.statistics:
         return []
     many, heads, expert = wanted.per_sequence, wanted.heads, picks.expert
-    real = build.ambient(ops.RealRows(rows=ROWS))
+    whole = bool(getattr(logits.type, "dims", (ROWS,))[0].split)
+    real = build.op(ops.NoPadding()) if whole else build.ambient(ops.RealRows(rows=ROWS))
     more = [build.ambient(ops.Sequences())] if many else []
     by_token = ends = [real, *more]
     if heads is not None:

@@ -111,7 +111,8 @@ def written_out(build: Builder, attention: Attending, remembers: bool = True) ->
     op = ops.Mix(
         mask=mask, dropout=train, eval_dropout=eval_, function=build.function("mix", kind)
     )  # fmt: skip
-    return build.op(op, score, v, build.ambient(mask), name="mixed", role="mixed")
+    seen = build.ambient(mask) if mask.padded else build.op(ops.NoPadding())
+    return build.op(op, score, v, seen, name="mixed", role="mixed")
 
 
 def _may_be_scores(build: Builder, score: Value, first: int) -> bool:

@@ -4,6 +4,7 @@ shows where each of the two sizes was fixed."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from moedsl.ir.graph import Dim, RecordType, TensorType, Value
 
@@ -40,6 +41,19 @@ def stream_of(value: Value) -> Dim | None:
     return next(iter(streams_in(value.type)), None)
 
 
+def is_whole(value: Value) -> bool:
+    """A stream of a known length, such as an image's patches: all there at once, without padding or past."""
+    stream = stream_of(value)
+    return stream is not None and stream.size is not None
+
+
+def rows_of(value: Value) -> Dim:
+    """The axis of a stream's rows, all sequences together. Of a whole stream it says what it is made of."""
+    stream = stream_of(value)
+    whole = stream is not None and stream.size is not None
+    return Dim("N", None, (Dim("B"), stream)) if whole and stream else Dim("N")
+
+
 def streams_in(type_: Type) -> list[Dim]:
     return [dim for dim in type_.dims if dim.stream]
 
@@ -54,7 +68,8 @@ def local_axes(inputs: Iterable[Value]) -> Axes:
     found = dict.fromkeys(dim for value in values for dim in streams_in(value.type))
     if values and not streams_in(values[0].type):
         found = dict.fromkeys([MAIN, *found])
-    return tuple(zip(STREAMS, found, strict=False))
+    named = zip(STREAMS, found, strict=False)
+    return tuple((replace(own, size=dim.size), dim) for own, dim in named)
 
 
 def renamed(axes: Axes) -> Axes:
@@ -103,7 +118,7 @@ def rows_in(type_: Type) -> int:
     assert isinstance(type_, TensorType)
     total = 1
     for dim in type_.dims[:-1]:
-        total *= dim.size or 1
+        total *= 1 if dim.stream else dim.size or 1
     return total
 
 

@@ -116,6 +116,7 @@ def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
     """Nodes at the start of the root, for the ambients that anything wants; the others are arguments."""
     prefixes = _prefixes(root)
     known = {(dim, TOKENS): v for v in root.inputs for dim in streams_in(v.type)}
+    known.setdefault((MAIN, TOKENS), root.inputs[0])  # an image: says how many sequences there are
     beside = [dim for dim in prefixes if dim != MAIN]
     arguments: list[Ambient] = [MaskArgument(stream=dim) for dim in [*beside, MAIN]]
     arguments.append(CacheHandle())
@@ -143,6 +144,8 @@ def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
         needed = tuple(known[op.stream, need] for need in op.needs)
         nodes.append(Node(op, needed, (value,), place=op.place))
     root.nodes[:0] = nodes
+    if not prefixes:  # no ids: neither padding nor past
+        root.wants, root.ambients = [], []
 
 
 def _replace(unit: Unit, old: Value, new: Value) -> None:

@@ -76,7 +76,9 @@ def test_masked_with_zero_a_lost_expert_can_win() -> None:
         groups = ranks.topk(KEEP).indices
         inside = torch.isin(torch.arange(E) // (E // GROUPS), groups)
         from_zero += int((~inside[key.where(inside, torch.tensor(0.0)).topk(K).indices]).any())
-        from_lowest += int((~inside[key.where(inside, torch.tensor(-torch.inf)).topk(K).indices]).any())
+        from_lowest += int(
+            (~inside[key.where(inside, torch.tensor(-torch.inf)).topk(K).indices]).any()
+        )
     assert from_zero > 50 and from_lowest == 0
 
 

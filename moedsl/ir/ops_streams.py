@@ -1,0 +1,149 @@
+"""Streams made of images, rows added before them, positions added to them, and what is pooled from them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import ClassVar
+
+from moedsl.frozen import frozen
+from moedsl.ir.graph import Dim, Parameter, TensorType
+from moedsl.ir.ops_base import Op, Type, dims_of
+from moedsl.ir.shapes import agree
+
+
+@frozen(kw_only=True)
+class Patches(Op):
+    """[B, C, H, W] -> [B, T, D]: squares of `size` pixels side by side, each made a vector, row by row."""
+
+    size: int
+    width: Dim
+    bias: bool
+    channels: Dim
+    tokens: Dim
+    code: ClassVar[str] = "{self}({0}).flatten(2).mT"
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        out = self.width.size or 0
+        weight = Parameter("weight", (out, self.channels.size or 0, self.size, self.size))
+        return (weight, Parameter("bias", (out,), "zeros", 0.0)) if self.bias else (weight,)
+
+    def module(self) -> str:
+        bias = "" if self.bias else ", bias=False"
+        return (
+            f"nn.Conv2d({self.channels.size}, {self.width.size}, "
+            f"kernel_size={self.size}, stride={self.size}{bias})"
+        )
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        image = dims_of(inputs[0])
+        return (TensorType((image.dims[0], self.tokens, self.width), image.dtype),)
+
+    def flops(self, *inputs: Type) -> int:
+        return 2 * (self.width.size or 0) * (self.channels.size or 0) * self.size**2
+
+
+@frozen(kw_only=True)
+class Prepend(Op):
+    """[B, T, D] -> [B, n + T, D]: n learned rows stand before the others."""
+
+    count: int
+    width: Dim
+    tokens: Dim
+    code: ClassVar[str] = "prepend({self}, {0})"
+    imports: ClassVar[tuple[str, ...]] = (".streams:prepend",)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (Parameter("", (1, self.count, self.width.size or 0)),)
+
+    @property
+    def spread(self) -> Fraction:
+        after = self.tokens.size or 1
+        return Fraction(after, after - self.count)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((x.dims[0], self.tokens, x.dims[2]), x.dtype),)
+
+
+@frozen(kw_only=True)
+class LearnedPositions(Op):
+    """A learned vector for each of `length` positions, added: to a stream of that length, or (`counted`) by the
+    positions of tokens, the second input."""
+
+    length: Dim
+    width: Dim
+    counted: bool
+    atom: ClassVar[bool] = False
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "{0} + {self}({1})" if self.counted else "{0} + {self}"
+
+    def module(self) -> str:
+        return f"nn.Embedding({self.length.size}, {self.width.size})" if self.counted else ""
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        shape = (self.length.size or 0, self.width.size or 0)
+        return (Parameter("weight", shape) if self.counted else Parameter("", (1, *shape)),)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        agree(x.dims[-1], self.width, "the stream and its positions")
+        return (x,)
+
+
+@frozen(kw_only=True)
+class _Pooled(Op):
+    """[B, T, D] -> [B, D]. Of a whole stream, or of one with padding: then the model's mask is the second input."""
+
+    whole: bool
+    sees: ClassVar[str] = "all"
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+    tokens: Dim
+
+    @property
+    def spread(self) -> Fraction:
+        return Fraction(1, self.tokens.size or 1)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((x.dims[0], x.dims[2]), x.dtype),)
+
+
+@frozen(kw_only=True)
+class SequenceMean(_Pooled):
+    """The mean of a sequence's real tokens."""
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "{0}.mean(1)" if self.whole else "sequence_mean({0}, {1})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if self.whole else (".streams:sequence_mean",)
+
+
+@frozen(kw_only=True)
+class FirstToken(_Pooled):
+    """A sequence's first real token."""
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "{0}[:, 0]" if self.whole else "first_token({0}, {1})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if self.whole else (".streams:first_token",)
+
+
+@frozen(kw_only=True)
+class NoPadding(Op):
+    """What stands for a mask where a stream has no padding."""
+
+    code: ClassVar[str] = "None"
+    carries: ClassVar[tuple[int, ...] | None] = ()
+    dims: tuple[Dim, ...] = ()
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType(self.dims, "bool"),)
