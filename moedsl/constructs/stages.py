@@ -96,7 +96,8 @@ class Scale(Construct):
                 help="it stands in a router's `weigh`: `weigh = gate -> scale(learned, per = expert)`",
             )
             return build.poison(x)
-        op = ops.LearnedScale(over=build.last(logits), per_choice=True)
+        loose = build.last(expert).loose
+        op = ops.LearnedScale(over=build.last(logits), per_choice=True, loose=loose)
         return build.placed(op, self.recipe, x, expert)
 
 

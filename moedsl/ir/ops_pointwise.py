@@ -138,10 +138,23 @@ class Normalize(Op):
 
     over: Dim
     eps: float = 0.0
-    atom: ClassVar[bool] = False
+
+    @property
+    def atom(self) -> bool:  # type: ignore[override]
+        return self._none_may_be_there
+
+    @property
+    def _none_may_be_there(self) -> bool:
+        return self.over.loose and not self.eps
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (".selection:shares",) if self._none_may_be_there else ()
 
     @property
     def code(self) -> str:  # type: ignore[override]
+        if self._none_may_be_there:
+            return "shares({0})"
         total = "{0}.sum(-1, keepdim=True)"
         return f"{{0}} / ({total} + {self.eps!r})" if self.eps else f"{{0}} / {total}"
 

@@ -186,12 +186,15 @@ class LearnedScale(Op):
 
     over: Dim | None = None
     per_choice: bool = False
+    loose: bool = False  # picks may be absent; what they are multiplied by is no matter
     bank: int = 0
 
     @property
     def code(self) -> str:  # type: ignore[override]
         if self.bank:
             return "expert_scale({0}, {self}, {1})"
+        if self.loose and self.over is not None:
+            return f"{{0}} * {{self}}[{{1}}.clamp(max={(self.over.size or 1) - 1})]"
         return "{0} * {self}[{1}]" if self.per_choice else "{0} * {self}"
 
     @property

@@ -54,7 +54,7 @@ GATES = [
     ("", "score -> softmax"),
     ("score -> softmax", "gate -> normalize -> scale(learned, per = expert)"),
 ]
-CHOICES = parts("")
+CHOICES = parts("", "", "gate + balancing(rate = 1e-3)")
 SELECTIONS = parts(
     "top_k(1)",
     "top_k(2)",
@@ -63,6 +63,33 @@ SELECTIONS = parts(
     "groups(4, keep = 2) -> top_k(2)",
     "groups(2, keep = 1, rank = top(2)) -> top_k(3)",
 )
+SELECTIONS += parts(
+    "top_k(2) -> thin(below = 0.2)", "top_k(2) -> thin(below = 0.4, keep = threshold)"
+)
+EXPERTS_CHOOSE = parts(
+    "expert_choice\n    capacity = 2",
+    "expert_choice(most = 2, rounds = 8)\n    capacity = 1",
+    "expert_choice\n    capacity = 1.5\n    within = sequence",
+    tags="future",
+)
+# Room for experts. What depends on tokens that come later is for models without a causal mask.
+ROOM = [
+    *parts("", "", "", ""),
+    *parts(
+        "capacity = 1.25",
+        "capacity = phase(train = 1, eval = 2)\n    within = sequence",
+        "capacity = slots(3)\n    weighed = served",
+        "capacity = room(1, per = token, round = down, least = 2, multiple = 2)\n    within = tokens(8)",
+        tags="batch",
+    ),
+    *parts(
+        "capacity = 0.8\n    priority = best",
+        "capacity = 1\n    priority = by_rank",
+        "capacity = 1\n    priority = strongest\n    within = sequence",
+        "capacity = 1\n    overflow = next",
+        tags="batch future",
+    ),
+]
 # Banks of eight choices.
 BANKS = parts(
     "8 * swiglu(12)",
@@ -117,15 +144,22 @@ class Draw:
 
     def router(self, name: str) -> str:
         gate, weigh = self.random.choice(GATES)
-        select = self.part(SELECTIONS)
+        choosing = self.random.random() < 0.12
+        select = self.part(EXPERTS_CHOOSE if choosing else SELECTIONS)
+        if choosing:
+            gate, weigh = "score -> softmax", "gate"
         if select.endswith("top_k(1)") and ("softmax" in weigh or "normalize" in weigh):
             weigh = "gate" if gate else "score -> sigmoid"  # one weight divided by itself is 1
-        choose = self.part(CHOICES) if gate else ""
+        choose = self.part(CHOICES) if gate and not choosing else ""
+        room = "" if choosing or select == "all" else self.part(ROOM)
+        if "overflow" in room and ("->" in select):
+            room = ""  # a next choice is the next of all
         lines = [
             f"score = {self.part(SCORES)}",
             f"gate = {gate}" if gate else "",
             f"choose = {choose}" if choose else "",
             f"select = {select}",
+            room,
             f"weigh = {weigh}" if weigh else "",
         ]
         return body("router", name, lines)

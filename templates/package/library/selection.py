@@ -16,6 +16,12 @@ def count_picks(expert_NK: Tensor, num_experts: int) -> Tensor:
     return count_NE.scatter(1, expert_NK, 1)[:, :-1]
 
 
+def shares(weight_NK: Tensor) -> Tensor:
+    """The weights of each row divided by their sum; rows without any stay at zero."""
+    sum_N1 = weight_NK.sum(1, keepdim=True)
+    return weight_NK / sum_N1.where(sum_N1 != 0, 1)
+
+
 def limit_groups(key_NE: Tensor, num_groups: int, keep: int, best: int) -> Tensor:
     """The keys of the groups whose `best` highest keys have the largest sums.
 
