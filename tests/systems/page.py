@@ -1,4 +1,4 @@
-"""docs/systems.md, made from docs/systems.toml and the specs: `page()` is its text."""
+"""docs/systems.md, made from docs/systems/*.toml and the specs: `page()` is its text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import moedsl.pipeline
 from moedsl.ir.walk import recipes
 from tests.packages import ROOT, source
 
-TABLE, PAGE = ROOT / "docs" / "systems.toml", ROOT / "docs" / "systems.md"
+TABLES, PAGE = ROOT / "docs" / "systems", ROOT / "docs" / "systems.md"
 KINDS = ("router", "select", "loss", "noise", "correction", "capacity", "moe", "attention", "input")
 HEAD = """# Systems
 
 Published mixture-of-experts systems as specs, each held against an implementation that is not ours, or against its
-formula written out in a test. Made from [systems.toml](systems.toml) and `specs/` by `make golden`.
+formula written out in a test. Made from [systems/](systems) and `specs/` by `make golden`; the largest error is
+relative, and what the test saw.
 
 | system | spec | what it is made of | held against | largest error seen |
 |---|---|---|---|---|
@@ -23,7 +24,12 @@ formula written out in a test. Made from [systems.toml](systems.toml) and `specs
 
 
 def systems() -> list[dict[str, Any]]:
-    return tomllib.loads(TABLE.read_text())["system"]
+    """One file for each system, called like its spec; in the order of their titles."""
+    found = [
+        {"spec": file.stem, **tomllib.loads(file.read_text())}
+        for file in sorted(TABLES.glob("*.toml"))
+    ]
+    return sorted(found, key=lambda each: each["title"].lower())
 
 
 def constructs(name: str) -> list[str]:
