@@ -91,6 +91,7 @@ class RoutingView:
 
     def __post_init__(self) -> None:
         assert self.package.isidentifier()
+        assert self.loose or not self.bounded
         names = [route.name for route in self.routes]
         assert len(names) == len(set(names))
 

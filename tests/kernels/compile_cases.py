@@ -84,7 +84,7 @@ def step_rows(kernels: ModuleType, view: dict) -> None:
     x, y = (torch.zeros(rows, 2048, dtype=torch.bfloat16) for rows in (8, 64))
     place = torch.zeros(8, 8, dtype=torch.int32)
     weight = torch.zeros(8, 8)
-    kernels.dispatch(place.long(), 60)
+    kernels.dispatch(place.long(), 60, *([64] if view["bounded"] else []))
     kernels.gather_rows_backward(y, place)
     kernels.combine(y, weight, place)
     kernels.combine_backward(x, y, weight, place)

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.kernels import views  # noqa: E402
+from tests.kernels import agree, views  # noqa: E402
 
 NAMES = [name for name, routes in views.ROUTES.items() if routes]
 
@@ -111,6 +111,31 @@ def test_experts_equal_a_loop_over_rows(hot: bool, printed: Path) -> None:
         torch.autograd.grad(ours, inputs, d), torch.autograd.grad(theirs, inputs, d), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", views.LOOSE)
+@pytest.mark.parametrize("kind", ["some", "columns", "absent"])
+def test_absent_picks_cost_nothing(name: str, kind: str, printed: Path) -> None:
+    """Neither a row, nor a weight, nor a gradient; what rows that are nobody's hold is no one's matter."""
+    routing, experts, _ = load(printed, name)
+    expert = agree.choices(kind, 7, 5, 2, "cpu")
+    here = expert < 5
+    most = [int(here.sum()) + 2] if name == "bounded" else []
+    plan = routing.dispatch(expert, 5, *most)
+    inputs = experts_inputs(7)
+    ours = experts_step(routing, experts, plan, *inputs)
+    x, up, bias, weight = inputs
+    # Each absent pick is one of a sixth expert, whose rows weigh nothing.
+    padded = [torch.nn.functional.pad(p, (0, 0) * (p.dim() - 1) + (0, 1)) for p in (up, bias)]
+    theirs = naive_experts(expert, x, *padded, weight.where(here, 0))
+    torch.testing.assert_close(ours, theirs)
+    d = torch.randn_like(ours)
+    pairs = zip(
+        torch.autograd.grad(ours, inputs, d), torch.autograd.grad(theirs, inputs, d), strict=True
+    )
+    for a, b in pairs:
+        torch.testing.assert_close(a, b)
+    torch.library.opcheck(routing.dispatch_op, (expert, 5, *most))
 
 
 def test_no_rows_at_all(printed: Path) -> None:

@@ -96,7 +96,12 @@ ROUTES: dict[str, tuple[RouteView, ...]] = {
     ),
     "routeless": (),
     "stepped": (),
+    # Picks may be absent: a choice among experts of several kinds.
+    "loose": (RouteView(name="sparse", num_experts=6, top_k=2, statistics=("choices",)),),
+    # A router limits the rows that experts get.
+    "bounded": (),
 }
+LOOSE = ("loose", "bounded")
 # Statistics of routers that model.py writes out in steps; it calls segment_sum itself.
 STEPS = {"stepped": ("choices", "probability", "z")}
 
@@ -107,7 +112,9 @@ def view(name: str) -> RoutingView:
         package=f"moedsl_{name}",
         routes=ROUTES[name],
         steps=STEPS.get(name),
-        expert_bias=name in ("deepseek", "plain"),
+        expert_bias=name in ("deepseek", "plain", *LOOSE),
+        loose=name in LOOSE,
+        bounded=name == "bounded",
     )
 
 

@@ -71,7 +71,7 @@ def softmax_backward(b_d_p, b_p):
     return b_d_z - b_p * tl.sum(b_d_z, 1)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def sum_blocks_kernel(
     choices_SBE,
     probability_SBE,
@@ -102,7 +102,7 @@ def sum_blocks_kernel(
     tl.store(probability_SE + i_s * E + o_e, b_probability, mask=m_e)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_top2_fwd_kernel(
     logits_NE,
     real_N,
@@ -178,7 +178,7 @@ def route_top2(
     return weight_NK, expert_NK, choices_SE, probability_SE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_top2_bwd_kernel(
     d_weight_NK,
     d_probability_SE,
@@ -244,7 +244,7 @@ def route_top2_backward(
     return d_logits_NE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_top2_of_8_fwd_kernel(
     logits_NE,
     real_N,
@@ -320,7 +320,7 @@ def route_top2_of_8(
     return weight_NK, expert_NK, choices_SE, probability_SE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_top2_of_8_bwd_kernel(
     d_weight_NK,
     d_probability_SE,
@@ -386,7 +386,7 @@ def route_top2_of_8_backward(
     return d_logits_NE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_top2_of_16_fwd_kernel(
     logits_NE,
     real_N,
@@ -462,7 +462,7 @@ def route_top2_of_16(
     return weight_NK, expert_NK, choices_SE, probability_SE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_top2_of_16_bwd_kernel(
     d_weight_NK,
     d_probability_SE,
@@ -528,7 +528,7 @@ def route_top2_of_16_backward(
     return d_logits_NE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def count_kernel(
     expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr
 ):
@@ -542,7 +542,7 @@ def count_kernel(
     tl.store(count_EB + o_e * B + i_b, tl.sum(b_hit, 0), mask=o_e < E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     """Turn the counts of one expert, in place, into where each block starts in it."""
     i_e = tl.program_id(0)
@@ -557,7 +557,7 @@ def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     tl.store(count_E + i_e, b_total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def place_kernel(
     expert,
     start_EB,
