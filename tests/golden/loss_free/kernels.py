@@ -65,7 +65,7 @@ def load_kept(d_weight, expert, o_n, m_t, o_e, K: tl.constexpr):
     return m_kept, b_d
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def sum_blocks_kernel(
     choices_SBE, choices_SE, B, E: tl.constexpr, BB: tl.constexpr, BE: tl.constexpr
 ):
@@ -84,7 +84,7 @@ def sum_blocks_kernel(
     tl.store(choices_SE + i_s * E + o_e, b_choices.to(tl.int64), mask=m_e)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_balanced_fwd_kernel(
     logits_NE, bias_E, real_N, weight_NK, expert_NK, choices_SBE, T, BT: tl.constexpr
 ):
@@ -147,7 +147,7 @@ def route_balanced(
     return weight_NK, expert_NK, choices_SE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def route_balanced_bwd_kernel(
     d_weight_NK, logits_NE, expert_NK, d_logits_NE, N, BT: tl.constexpr
 ):
@@ -182,7 +182,7 @@ def route_balanced_backward(
     return d_logits_NE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def count_kernel(
     expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr
 ):
@@ -196,7 +196,7 @@ def count_kernel(
     tl.store(count_EB + o_e * B + i_b, tl.sum(b_hit, 0), mask=o_e < E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     """Turn the counts of one expert, in place, into where each block starts in it."""
     i_e = tl.program_id(0)
@@ -211,7 +211,7 @@ def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     tl.store(count_E + i_e, b_total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def place_kernel(
     expert,
     start_EB,
