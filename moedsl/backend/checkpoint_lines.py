@@ -64,7 +64,7 @@ def _loop(
         short = {_prefix(files): "file", _prefix(parameters): "here"}
         short.pop("", None)
     names = ", ".join(safe(variable) for variable in variables)
-    lines = [f"for {names} in {_range(values)}:"]
+    lines = _header(names, values)
     if short:
         bound = ", ".join(quoted(prefix) for prefix in short)
         lines += indented([f"{', '.join(short.values())} = {bound}"])
@@ -125,14 +125,34 @@ def quoted(template: str) -> str:
     return 'f"' + "".join(a + b for a, b in zip(doubled, [*variables, ""], strict=True)) + '"'
 
 
+def _header(names: str, values: tuple[tuple[int, ...], ...]) -> list[str]:
+    """`for i in range(32):`, with the values one below the other where they do not fit."""
+    one = f"for {names} in {_range(values)}:"
+    if fits(one, 1):
+        return [one]
+    items = [repr(value[0] if len(value) == 1 else value) for value in values]
+    return [f"for {names} in (", *indented([f"{item}," for item in items]), "):"]
+
+
 def _range(values: tuple[tuple[int, ...], ...]) -> str:
-    """`range(32)`, `range(3, 61)`, `range(0, 24, 2)`, or the values themselves."""
+    """`range(32)`, `range(3, 61)`, `range(0, 24, 2)`, what recurs with a period, or the values themselves."""
     if len(values[0]) > 1:
         return repr(values) if len(values) > 1 else f"({values[0]},)"
     plain = [value for (value,) in values]
     step = plain[1] - plain[0] if len(plain) > 1 else 1
     if step < 1 or plain != list(range(plain[0], plain[-1] + 1, step)):
-        return repr(tuple(plain))
+        return _recurring(plain) or repr(tuple(plain))
     if step > 1:
         return f"range({plain[0]}, {plain[-1] + 1}, {step})"
     return f"range({plain[0]}, {plain[-1] + 1})" if plain[0] else f"range({plain[-1] + 1})"
+
+
+def _recurring(values: list[int]) -> str:
+    """`(i for i in range(48) if i % 4 in (0, 1, 2))`; "" where nothing recurs often enough."""
+    first, last = values[0], values[-1]
+    for period in range(3, (last - first + 1) // 2 + 1):
+        left = sorted({value % period for value in values})
+        if values == [value for value in range(first, last + 1) if value % period in left]:
+            start = f"{first}, " if first else ""
+            return f"(n for n in range({start}{last + 1}) if n % {period} in {tuple(left)!r})"
+    return ""

@@ -74,9 +74,11 @@ def expression_lines(text: str, depth: int, head: str = "", spare: int = 0) -> t
     place = _last_bracket(text)
     if place is None:
         return (head + text,)
-    if (parts := _comprehension(text[place + 1 : -1])) and text[place] == "{":
+    inside = text[place + 1 : -1]
+    crowded = not fits(inside, depth + 1)
+    if crowded and (parts := _comprehension(inside)):
         return (head + text[: place + 1], *indented(parts), text[-1])
-    items = split_items(text[place + 1 : -1]) or [text[place + 1 : -1]]
+    items = split_items(inside) or [inside]
     return _bracketed(head + text[:place], text[place], items, text[-1], depth)
 
 
@@ -157,9 +159,10 @@ def _operands(text: str) -> list[str]:
 
 
 def _comprehension(text: str) -> list[str]:
-    """`k: v for k, v in pairs` -> ["k: v", "for k, v in pairs"]; empty for anything else."""
+    """`a for b in c for a in b` -> ["a", "for b in c", "for a in b"]; empty for anything else."""
     cuts = [p for p, _ in _outside(text) if text.startswith(" for ", p)]
-    return [part.strip() for part in (text[: cuts[0]], text[cuts[0] :])] if cuts else []
+    edges = [0, *cuts, len(text)] if cuts else []
+    return [text[a:b].strip() for a, b in pairwise(edges)]
 
 
 def _last_bracket(text: str) -> int | None:

@@ -140,7 +140,7 @@ def plan_state(graph: Graph) -> StateView | None:
             isinstance(op, ops.Remember) or (isinstance(op, ops.Attend) and op.cached_keys)
             for op in used
         ),
-        positions=any(isinstance(op, ops.Positions) for op in used),
+        positions=any(isinstance(op, ops.Positions | ops.Temperature) for op in used),
         scores=scores_view(graph),
         remember=any(isinstance(op, ops.Remember) for op in used),
     )

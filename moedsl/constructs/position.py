@@ -58,3 +58,25 @@ class Rope(Construct):
 
     def lower(self, build: Builder, x: Value) -> Value:
         return attending.lower_rope(build, self, x)
+
+
+class LogScale(Construct):
+    """Multiply by 1 + by * log(1 + floor(p / every)) at position p: queries far from the start look more sharply.
+
+    Positions count from `first`, real tokens only.
+    """
+
+    kind = "position"
+    source = "Nakanishi, 2025; Llama 4, transformers llama4"
+    every = Number(
+        low=1,
+        whole=True,
+        positional=True,
+        unit="tokens",
+        doc="the factor stays the same for so many",
+    )
+    by = Number("0.1", low=0, doc="how much it grows with the logarithm")
+    first = Number("1", low=0, high=1, whole=True, doc="the number of the first position")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return attending.lower_log_scale(build, self, x)

@@ -90,7 +90,8 @@ class Yarn(Scaling):
 class Bands(Scaling):
     """Channels that turn less than `low` times over the original context are stretched, those above `high` kept.
 
-    Between them the share that is kept grows with the number of turns. Scores are not sharpened.
+    Between them the share that is kept grows with the number of turns; where they are equal, there is nothing between.
+    Scores are not sharpened.
     """
 
     source = "Llama 3.1, 2024; transformers modeling_rope_utils, `llama3`"
@@ -100,7 +101,7 @@ class Bands(Scaling):
     high = Number("4", low=0, exclusive_low=True, unit="turns", doc="from here on angles are kept")
 
     def check(self, at: Any, sink: Sink) -> None:
-        _ordered(self, at, sink, "low", "high")
+        _ordered(self, at, sink, "low", "high", equal=True)
 
     def stretch(self) -> stretch.Stretch:
         return stretch.Bands(
@@ -111,12 +112,16 @@ class Bands(Scaling):
         )
 
 
-def _ordered(scaling: Scaling, at: Any, sink: Sink, less: str, more: str) -> None:
+def _ordered(
+    scaling: Scaling, at: Any, sink: Sink, less: str, more: str, equal: bool = False
+) -> None:
     low, high = getattr(scaling, less), getattr(scaling, more)
-    if isinstance(low, int | float) and isinstance(high, int | float) and low >= high:
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        return
+    if low > high or (low == high and not equal):
         sink.error(
             "E0321",
-            f"`{less}` is {low}, and `{more}` must be more than that",
+            f"`{less}` is {low}, and `{more}` must be {'no less' if equal else 'more than that'}",
             at.origin(more),
             f"{high} turns",
             secondary=(Label(at.origin(less), f"{low} turns"),),

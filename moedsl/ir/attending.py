@@ -12,7 +12,7 @@ from moedsl.model import terms
 
 if TYPE_CHECKING:
     from moedsl.constructs.attention import Attending, Attention
-    from moedsl.constructs.position import Rope
+    from moedsl.constructs.position import LogScale, Rope
     from moedsl.constructs.scaling import Scaling
     from moedsl.ir.build import Builder
 
@@ -87,6 +87,10 @@ def attend(
     return build.op(apart.back, mixed, name="mixed") if tiled else mixed
 
 
+def is_causal(attention: Attending, memory: Value | None) -> bool:
+    return attention.mask == "causal" and ((memory and stream_of(memory)) or MAIN) == MAIN
+
+
 def mask_of(
     build: Builder, attention: Attending, memory: Value | None, tensor: bool
 ) -> ops.AttentionMask:
@@ -96,7 +100,7 @@ def mask_of(
     if is_whole(source):
         return ops.AttentionMask(causal=False, padded=False)
     stream = (memory and stream_of(memory)) or MAIN
-    causal = attention.mask == "causal" and stream == MAIN
+    causal = is_causal(attention, memory)
     window = None if attention.window == "none" or not causal else int(attention.window)
     chunk = None if attention.chunk == "none" or not causal else int(attention.chunk)
     tensor = tensor and causal  # all that is real is seen: there may be nothing to hide
@@ -155,6 +159,25 @@ def turn(build: Builder, rope: Rope, x: Value) -> Value:
     )
     here = replace(table, stream=stream_of(x) or MAIN)
     return build.op(ops.Rotate(table=table), x, build.ambient(here))
+
+
+def lower_log_scale(build: Builder, log_scale: LogScale, x: Value) -> Value:
+    x = build.opened(x)
+    if not build.is_opened(x):
+        build.sink.error(
+            "E0307",
+            "`log_scale` acts on heads, and there are none here",
+            log_scale.recipe.span,
+            help="heads are in an attention's `q`, `k` and `v`: `q = linear -> log_scale(8192)`",
+        )
+        return build.poison(x)
+    table = ops.Temperature(
+        every=int(log_scale.every),
+        by=float(log_scale.by),
+        first=int(log_scale.first),
+        stream=stream_of(x) or MAIN,
+    )
+    return build.op(ops.Temper(), x, build.ambient(table))
 
 
 def scaling_of(rope: Rope) -> Scaling | None:

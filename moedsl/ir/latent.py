@@ -35,7 +35,7 @@ def lower_latent(build: Builder, latent: Latent, x: Value) -> Value:
     build.bind("k", k)
     build.bind("v", v)
     build.flat("O", axes.heads, axes.value)
-    mixed = build.named(attending.attend(build, latent, remembers=False), "mixed")
+    mixed = build.named(attending.attend(build, latent, x, remembers=False), "mixed")
     build.bind("mixed", build.merged(mixed))
     build.bind("mixed", build.role("mixed", latent.mixed, x))
     return build.role("o", latent.o, x, build.last(x))
@@ -78,7 +78,7 @@ def _keys(build: Builder, latent: Latent, rope: Rope, x: Value, axes: Axes) -> t
     one = Dim("1", 1)
     build.flat("J", one, axes.turning)
     shared = attending.turn(build, rope, build.op(ops.OneHead(one=one), turning))
-    if latent.mask == "causal":
+    if attending.is_causal(latent, x):
         cache = build.ambient(ops.CacheHandle())
         short = build.op(ops.Remember(), short, cache, name="latent")
         shared = build.op(ops.Remember(), shared, cache, name="shared")

@@ -45,6 +45,8 @@ from moedsl.ir.ops_attention import (
     RotaryTable,
     Rotate,
     Sequences,
+    Temper,
+    Temperature,
 )
 from moedsl.ir.ops_base import Op
 from moedsl.ir.ops_calls import Call, Stack
@@ -83,6 +85,7 @@ from moedsl.ir.ops_routing import (
     GatherRows,
     KindRows,
     LimitGroups,
+    NearTies,
     Route,
     Routed,
     RowWeights,
@@ -174,6 +177,7 @@ __all__ = [
     "MergeHeads",
     "MergePlan",
     "Mix",
+    "NearTies",
     "NextBest",
     "NoPadding",
     "Norm",
@@ -214,6 +218,8 @@ __all__ = [
     "StackRows",
     "StateOp",
     "Statistic",
+    "Temper",
+    "Temperature",
     "Thin",
     "TiedLinear",
     "Tile",

@@ -150,6 +150,27 @@ class RotaryTable(Placed):
 
 
 @frozen(kw_only=True)
+class Temperature(Placed):
+    """What queries at each position are multiplied by, [B, T, 1, 1]."""
+
+    every: int
+    by: float
+    first: int
+    name: ClassVar[str] = "temperature"
+    rank: ClassVar[int] = 1
+    imports: ClassVar[tuple[str, ...]] = (".temperature:temperature", ".state:positions")
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        place = f"positions({self.where})"
+        return f"temperature({place}, {self.every}, {number(self.by)}, {self.first})"
+
+    @property
+    def other_name(self) -> str:
+        return f"{self.name}_{self.every}"
+
+
+@frozen(kw_only=True)
 class AttentionMask(Placed):
     """Which keys a query sees: what came before (`causal`), the latest `window` of it, what stands in the same
     `chunk`, and never padding.
@@ -239,6 +260,14 @@ class Rotate(Op):
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
         return (f".state:{self.table.rotate}",)
+
+
+@frozen(kw_only=True)
+class Temper(Op):
+    """(x [.., H, C], temperature) -> their product, in the precision of x."""
+
+    code: ClassVar[str] = "({0} * {1}).type_as({0})"
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
 
 
 @frozen(kw_only=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, RecordType, TensorType
-from moedsl.ir.ops_base import Op, Type, dims_of
+from moedsl.ir.ops_base import Op, Type, dims_of, number
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -95,6 +95,22 @@ class WithoutAbsent(Op):
     @property
     def code(self) -> str:  # type: ignore[override]
         return f"{{0}}.where({{1}} < {self.choices.size}, 0)"
+
+
+@frozen(kw_only=True)
+class NearTies(Op):
+    """(logits_NE, expert_NK) -> each pick's share among the choices left that nearly tie with it, [N, K]."""
+
+    within: float
+    imports: ClassVar[tuple[str, ...]] = (".selection:share_near_ties",)
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"share_near_ties({{0}}, {{1}}, {number(self.within)})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (replace(dims_of(inputs[1]), dtype=dims_of(inputs[0]).dtype),)
 
 
 @frozen(kw_only=True)
@@ -285,19 +301,8 @@ class RowWeights(Op):
 
     routed: Dim
     carries: ClassVar[tuple[int, ...] | None] = (0,)
-
-    @property
-    def code(self) -> str:  # type: ignore[override]
-        if self.routed.loose:
-            return "row_weights({0}, {1})"
-        return (
-            "torch.zeros_like({0}.flatten())"
-            ".scatter(0, {1}.place_NK.flatten().long(), {0}.flatten()).unsqueeze(-1)"
-        )
-
-    @property
-    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (".selection:row_weights",) if self.routed.loose else ("torch",)
+    code: ClassVar[str] = "row_weights({0}, {1})"
+    imports: ClassVar[tuple[str, ...]] = (".selection:row_weights",)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (TensorType((self.routed, Dim("1", 1)), dims_of(inputs[0]).dtype),)

@@ -82,6 +82,13 @@ class Bands(Stretch):
 
     def lines(self, theta: float, size: int) -> tuple[str, ...]:
         factor, low = number(self.factor), number(self.low)
+        if self.low == self.high:
+            return (
+                f"# Channels that turn less than {low} times in {self.original} tokens are",
+                f"# stretched {factor} times.",
+                f"turns_C = {self.original} * frequency_C / {2 * math.pi!r}",
+                f"frequency_C = frequency_C.where(turns_C >= {low}, frequency_C / {factor})",
+            )
         return (
             f"# Channels that turn less than {low} times in {self.original} tokens are",
             f"# stretched {factor} times, those above {number(self.high)} kept, a ramp between.",

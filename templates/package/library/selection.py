@@ -42,3 +42,20 @@ def row_weights(weight_NK: Tensor, plan: Dispatch) -> Tensor:
     place_R = place_R.where(place_R >= 0, rows)
     weight_R = weight_NK.new_zeros(rows + 1).scatter(0, place_R, weight_NK.flatten())
     return weight_R[:-1].unsqueeze(1)
+
+
+def share_near_ties(logits_NE: Tensor, expert_NK: Tensor, within: float) -> Tensor:
+    """Each pick's share of the softmax over what nearly ties with it, [N, K].
+
+    A logit s nearly ties with a pick's, m, where (m - s) / max(|s|, m) is at most
+    `within`. Earlier picks are no rivals of later ones.
+    """
+    shares, left_NE = [], logits_NE
+    for pick_N1 in expert_NK.split(1, dim=1):
+        best_N1 = logits_NE.gather(1, pick_N1).detach()
+        size_NE = torch.maximum(logits_NE.detach().abs(), best_N1)
+        far_NE = (best_N1 - logits_NE.detach()) / size_NE > within
+        share_NE = left_NE.masked_fill(far_NE, -torch.inf).softmax(1)
+        shares.append(share_NE.gather(1, pick_N1))
+        left_NE = left_NE.scatter(1, pick_N1, -torch.inf)
+    return torch.cat(shares, dim=1)
