@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 
+def shares(weight_NK: Tensor) -> Tensor:
+    """The weights of each row divided by their sum; rows without any stay at zero."""
+    sum_N1 = weight_NK.sum(1, keepdim=True)
+    return weight_NK / sum_N1.where(sum_N1 != 0, 1)
+
+
 def share_near_ties(logits_NE: Tensor, expert_NK: Tensor, within: float) -> Tensor:
     """Each pick's share of the softmax over what nearly ties with it, [N, K].
 
