@@ -38,10 +38,14 @@ def num_slots(expert_NK: Tensor, num_experts: int, size: int, slots: int) -> int
 
 def grouped(x_NK: Tensor, size: int, fill: float) -> Tensor:
     """Rows in groups, [G, S, K]; the last group is filled up with `fill`."""
-    return F.pad(x_NK, (0, 0, 0, -x_NK.shape[0] % size), value=fill).unflatten(0, (-1, size))
+    return F.pad(x_NK, (0, 0, 0, -x_NK.shape[0] % size), value=fill).unflatten(
+        0, (-1, size)
+    )
 
 
-def without_padding(expert_NK: Tensor, num_experts: int, real_N: Tensor | None) -> Tensor:
+def without_padding(
+    expert_NK: Tensor, num_experts: int, real_N: Tensor | None
+) -> Tensor:
     """The picks of real rows; those of padding are absent."""
     if real_N is None:
         return expert_NK

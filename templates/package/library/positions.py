@@ -11,27 +11,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def relative_buckets(tokens_BT: Tensor, past: int, count: int, max_distance: int) -> Tensor:
+def relative_buckets(
+    tokens_BT: Tensor, past: int, count: int, max_distance: int
+) -> Tensor:
     """The bucket of each query's way to each key, [T, S]: half for keys after it."""
     ahead_TS = offsets(tokens_BT, past)
     bucket_TS = distance_bucket(ahead_TS.abs(), count // 2, max_distance)
     return bucket_TS + (ahead_TS > 0) * (count // 2)
 
 
-def causal_buckets(tokens_BT: Tensor, past: int, count: int, max_distance: int) -> Tensor:
+def causal_buckets(
+    tokens_BT: Tensor, past: int, count: int, max_distance: int
+) -> Tensor:
     """The bucket of each query's way back to each key, [T, S]."""
     back_TS = (-offsets(tokens_BT, past)).clamp_min(0)
     return distance_bucket(back_TS, count, max_distance)
 
 
-def relative_bias(weight_KH: Tensor, tokens_BT: Tensor, past: int, max_distance: int) -> Tensor:
+def relative_bias(
+    weight_KH: Tensor, tokens_BT: Tensor, past: int, max_distance: int
+) -> Tensor:
     """What the way from each query to each key adds to their score, [H, T, S]."""
     count = weight_KH.shape[0]
     bucket_TS = relative_buckets(tokens_BT, past, count, max_distance)
     return F.embedding(bucket_TS, weight_KH).permute(2, 0, 1)
 
 
-def causal_bias(weight_KH: Tensor, tokens_BT: Tensor, past: int, max_distance: int) -> Tensor:
+def causal_bias(
+    weight_KH: Tensor, tokens_BT: Tensor, past: int, max_distance: int
+) -> Tensor:
     """What the way from each query back to each key adds to their score, [H, T, S]."""
     count = weight_KH.shape[0]
     bucket_TS = causal_buckets(tokens_BT, past, count, max_distance)

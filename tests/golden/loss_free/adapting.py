@@ -37,12 +37,17 @@ class Load(NamedTuple):
 
 def tally(routing: dict[str, Routing]) -> dict[str, Load]:
     """The load of each place in one forward: all that is read later, and small."""
-    return {place: Load(r.choices_SE.sum(0), r.tokens_S.sum()) for place, r in routing.items()}
+    return {
+        place: Load(r.choices_SE.sum(0), r.tokens_S.sum())
+        for place, r in routing.items()
+    }
 
 
 def total(loads: tuple[dict[str, Load], ...]) -> dict[str, Load]:
     """Sums over the forwards of a step, and over all ranks in one exchange."""
-    counts = [torch.cat([torch.hstack(load) for load in each.values()]) for each in loads]
+    counts = [
+        torch.cat([torch.hstack(load) for load in each.values()]) for each in loads
+    ]
     count = torch.stack(counts).sum(0)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
@@ -54,7 +59,9 @@ def total(loads: tuple[dict[str, Load], ...]) -> dict[str, Load]:
 class State(nn.Module):
     """Buffers that stay in float32, or wider, when the model is cast to less."""
 
-    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    def _apply(
+        self, function: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> nn.Module:
         def kept(state: Tensor) -> Tensor:
             moved = function(state)
             narrow = torch.promote_types(moved.dtype, torch.float32) != moved.dtype
