@@ -8,17 +8,18 @@ from itertools import groupby
 from moedsl.backend.naming import attribute
 from moedsl.backend.plan_classes import BODY, MEMBER, Method, Names
 from moedsl.backend.plan_lines import STEP, call_lines, indented, statement_lines
-from moedsl.backend.plan_taps import numbered
+from moedsl.backend.plan_taps import numbered, tap_paths
 from moedsl.backend.plan_words import docstring
 from moedsl.ir.adapting import Adapting, adapting
-from moedsl.ir.graph import Graph
+from moedsl.ir.graph import Graph, Node, Unit
+from moedsl.ir.ops import Listing
 
 HOME = ".adapting"
 WANTS = (f"{HOME}:Load", f"{HOME}:tally", f"{HOME}:total")  # what `adapt` and its callers need
 
 
 def adapts(graph: Graph) -> bool:
-    return bool(adapting(graph))
+    return bool(adapting(graph) or _coefficients(graph))
 
 
 def plan_adapt(graph: Graph, names: Names) -> Method:
@@ -26,6 +27,9 @@ def plan_adapt(graph: Graph, names: Names) -> Method:
     lines = ["if not self.training:", STEP + "return", "load = total(loads)"]
     for group in _alike(adapting(graph)):
         lines += _loops(group)
+    for node in _coefficients(graph):
+        place = attribute(node.place)
+        lines += statement_lines(f"self.{place}.adapt({_loads(graph.root, node)})", BODY)
     return Method(
         call_lines("def adapt", ["self", "*loads: dict[str, Load]"], " -> None:", MEMBER),
         tuple(lines),
@@ -35,6 +39,31 @@ def plan_adapt(graph: Graph, names: Names) -> Method:
             BODY,
         ),
     )
+
+
+def _coefficients(graph: Graph) -> list[Node]:
+    """The losses whose coefficient is a number with state."""
+    return [node for node in graph.root.nodes if getattr(node.op, "adapts", "") == "sites"]
+
+
+def _loads(root: Unit, loss: Node) -> str:
+    """The loads of the places that a loss reads, as a list."""
+    every = [path for tap in root.taps for path in tap_paths(root, tap)]
+    listing = root.producer(loss.inputs[0])
+    own: list[str] = []
+    if listing is not None and isinstance(listing.op, Listing):
+        for value, pick in zip(listing.inputs, listing.op.picks, strict=True):
+            paths = tap_paths(root, value)
+            own += [paths[i] for i in pick] if isinstance(pick, tuple) else paths
+    else:
+        own = tap_paths(root, loss.inputs[0])
+    if own == every:
+        return "list(load.values())"
+    found = numbered(own)
+    if found is None:
+        return "[" + ", ".join(f'load["{path}"]' for path in own) + "]"
+    loops = " ".join(f"for {counter} in {numbers}" for counter, numbers in found[1])
+    return f'[load[f"{found[0]}"] {loops}]'
 
 
 def _alike(found: list[Adapting]) -> list[list[Adapting]]:

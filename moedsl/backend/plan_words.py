@@ -94,7 +94,9 @@ def chosen_of(unit: Unit) -> tuple[Dim, int] | None:
 
 
 def kept_text(kept: Dim) -> str:
-    return f"{kept.size}" if kept.mean is None else f"{float(kept.picks):g} on average"
+    if kept.mean is not None:
+        return f"{float(kept.picks):g} on average"
+    return f"up to {kept.size}" if kept.loose else f"{kept.size}"
 
 
 def _given(unit: Unit) -> Iterator[tuple[Dim, int]]:

@@ -15,7 +15,9 @@ from moedsl.frozen import frozen
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-Statistic = Literal["choices", "first", "probability", "z", "entropy"]
+Statistic = Literal[
+    "choices", "first", "probability", "z", "entropy", "weight", "gate", "clean", "load"
+]
 
 # What the losses can ask for: the field of the printed Routing, and whether it has a gradient.
 FIELDS: dict[Statistic, tuple[str, bool]] = {
@@ -24,7 +26,13 @@ FIELDS: dict[Statistic, tuple[str, bool]] = {
     "probability": ("probability_SE", True),
     "z": ("z_S", True),
     "entropy": ("entropy_S", True),
+    # Those that routes do not compute: they are for routers written out in steps.
+    "weight": ("weight_SE", True),
+    "gate": ("gate_SE", True),
+    "clean": ("clean_SE", True),
+    "load": ("load_SE", True),
 }
+FUSED = ("choices", "first", "probability", "z", "entropy")
 FILES = ("routing.py", "experts.py", "reference.py", "kernels.py")
 
 
@@ -58,7 +66,7 @@ class RouteView:
     def __post_init__(self) -> None:
         assert self.name.isidentifier()
         assert 1 <= self.top_k <= self.num_experts
-        assert set(self.statistics) <= set(FIELDS)
+        assert set(self.statistics) <= set(FUSED)
 
 
 @frozen(kw_only=True)

@@ -45,7 +45,7 @@ class Setting:
 @frozen(kw_only=True, hash_once=True)
 class Number(Setting):
     """An int (`whole`) or float, with inclusive bounds; `unit` is for documentation; may admit words such as `none`,
-    `learned`; admits `phase(...)` where `phases`."""
+    `learned`; admits `phase(...)` where `phases`, a number with state where `stateful`."""
 
     low: float | None = None
     high: float | None = None
@@ -53,6 +53,7 @@ class Number(Setting):
     unit: str = ""
     words: tuple[str, ...] = ()
     phases: bool = False
+    stateful: bool = False
     exclusive_low: bool = False
     type: ClassVar[str] = "number"
 

@@ -16,10 +16,15 @@ class Loss(Construct):
 
     abstract: ClassVar[bool] = True
     kind = "loss"
-    coefficient = Number(low=0, positional=True, doc="factor of the loss")
+    coefficient = Number(
+        low=0,
+        positional=True,
+        stateful=True,
+        doc="factor of the loss, or a number with state: `ramp(0, 0.01, steps = 1000)`",
+    )
 
     def reads(self) -> tuple[str, ...]:
-        """The statistics of a routing that it is made of: choices, first, probability, z."""
+        """The statistics of a routing that it is made of, see `ir/routing.py`."""
         return ()
 
 
@@ -59,3 +64,81 @@ class Z(Loss):
 
     def reads(self) -> tuple[str, ...]:
         return ("z",)
+
+
+class Importance(Loss):
+    """Pulls towards equal weight: the squared coefficient of variation, over the choices, of what they are given.
+
+    That is the variance over the squared mean, of all choices and not of a sample: one choice gives 0. Given are the
+    weights of the kept (`weight`), the probability of all (`gate`, `score`), or the softmax of the score before its
+    noise (`clean`).
+    """
+
+    source = "Shazeer et al., 2017, section 4 (weight); Riquelme et al., 2021, appendix A (clean)"
+    of = Words(
+        "weight",
+        choices=("weight", "gate", "score", "clean"),
+        doc="what a token gives to a choice",
+    )
+    over = Words("site", choices=("site", "sequence"), doc="what is pooled before the variation")
+    layers = _LAYERS
+
+    def reads(self) -> tuple[str, ...]:
+        return ("probability" if self.of in ("gate", "score") else self.of,)
+
+
+class Load(Loss):
+    """Pulls towards equal use: the squared coefficient of variation of how many tokens a choice is expected to get.
+
+    In training that is the probability to be kept were the noise of the score drawn again: smooth in the score. The
+    bar to pass is the k-th largest of the others (`others`: the largest that is left out for the kept, the smallest
+    kept for the others), or the smallest kept for all (`last`). Without noise, in evaluation or where all choices are
+    kept, it is the count.
+    """
+
+    source = "Shazeer et al., 2017, appendix A (others); Riquelme et al., 2021, appendix A (last)"
+    bar = Words("others", choices=("others", "last"), doc="what a noisy score has to pass")
+    over = Words("site", choices=("site", "sequence"), doc="what is pooled before the variation")
+    layers = _LAYERS
+
+    def reads(self) -> tuple[str, ...]:
+        return ("load",)
+
+
+class Entropy(Loss):
+    """The entropy of the routing probability, in nats: of each token, or of the mean over tokens.
+
+    A low entropy of tokens makes decisions sharp; a high entropy of the mean uses all choices. With `over = model` the
+    mean goes over all places of the mixture too, as for one that is run again and again.
+    """
+
+    source = "Huang et al., 2024 (of a token, low); Csordas et al., 2024, section 2.2 (of the mean, high)"
+    of = Words(
+        "gate",
+        choices=("gate", "score"),
+        doc="the probability: gate / sum(gate), or softmax(score)",
+    )
+    per = Words("token", choices=("token", "mean"), doc="whose entropy")
+    aim = Words("low", choices=("low", "high"), doc="which way it is pulled")
+    over = Words("site", choices=("site", "model"), doc="what the mean goes over")
+    layers = _LAYERS
+
+    def reads(self) -> tuple[str, ...]:
+        return ("entropy",) if self.per == "token" else ("probability",)
+
+
+class L1(Loss):
+    """Makes a gate sparse, most where many tokens go: choices * sum_e(share of tokens e gets * mean gate of e).
+
+    The gate is taken as it is, so that it shrinks; shares are counts over k * tokens, where k is `picks`.
+    """
+
+    source = "Wang et al., 2024 (ReMoE), section 3.3; thu-ml/ReMoE moe/router.py"
+    name = "l1"
+    picks = Number(
+        "1", low=0, exclusive_low=True, unit="choices", doc="how many choices a token should take"
+    )
+    layers = _LAYERS
+
+    def reads(self) -> tuple[str, ...]:
+        return ("choices", "gate")

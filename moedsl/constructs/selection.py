@@ -7,6 +7,7 @@ most that a token can keep.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Number, RecipeOf, Setting, Words
@@ -154,6 +155,65 @@ class ExpertChoice(Selection):
                 **axes, most=self.most, entropy=float(self.entropy), rounds=self.rounds
             )
         return capacity.take(build, router, x, op)
+
+
+class Positive(Selection):
+    """Every choice that is above zero: none, some or all of them, so a token costs what it asks for.
+
+    With `gate = score -> relu` this routing has a gradient throughout: a choice comes and goes at weight zero.
+    """
+
+    source = "Wang et al., 2024 (ReMoE)"
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return build.op(ops.Positive(choices=build.last(x)), x, name="expert")
+
+
+class TopP(Selection):
+    """The fewest choices whose numbers add up to a share of 1, the one that crosses it among them.
+
+    What is ranked must add up to 1: `gate = score -> softmax`. A token keeps at least one choice.
+    """
+
+    source = "Huang et al., 2024 (harder tasks need more experts)"
+    share = Number(
+        low=0, exclusive_low=True, high=1, positional=True, doc="the share that is reached"
+    )
+    most = Number(
+        "all",
+        low=1,
+        whole=True,
+        words=("all",),
+        unit="choices",
+        doc="how many choices a token keeps at most",
+    )
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        choices = build.last(x)
+        if x not in build.bad and not adds_up(build, x):
+            build.sink.error(
+                "E0413",
+                "`top_p` keeps a share of what adds up to 1, and this does not",
+                self.recipe.span,
+                help="rank a softmax: `gate = score -> softmax`",
+            )
+            return build.poison(x)
+        most = choices.size or 1 if self.most == "all" else int(self.most)
+        kept = replace(build.dim(most, self.recipe.origin("most"), letter="K"), loose=True)
+        op = ops.TopP(kept=kept, choices=choices, share=float(self.share))
+        return build.op(op, x, name="expert")
+
+
+def adds_up(build: Builder, x: Value) -> bool:
+    """Is it a distribution over the choices, perhaps with something added for the choice alone?"""
+    maker = build.frame.unit.producer(x)
+    match maker.op if maker is not None else None:
+        case ops.Softmax() | ops.Normalize():
+            return True
+        case ops.Combination() | ops.Noise() | ops.Cast():
+            assert maker is not None
+            return adds_up(build, maker.inputs[0])
+    return False
 
 
 class Best(Construct):

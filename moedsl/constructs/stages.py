@@ -145,9 +145,14 @@ class Dropout(Construct):
     """
 
     rate = Number(low=0, high=1, positional=True, phases=True, doc="probability to be zeroed")
+    per = Words(
+        "element", choices=("element", "token"), doc="what is zeroed: single numbers, or whole rows"
+    )
 
     def lower(self, build: Builder, x: Value) -> Value:
         train, eval_ = build.rates(self.rate)
+        if self.per == "token" and (train or eval_):
+            return build.op(ops.Noise(form="drop_tokens", amount=train, eval_amount=eval_), x)
         return build.op(ops.Dropout(rate=train, eval_rate=eval_), x) if train or eval_ else x
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from moedsl.constructs.declare import Construct, Labels, Number, Words
-from moedsl.ir import adapting
+from moedsl.ir import adapting, ops
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -50,3 +50,52 @@ class Balancing(Construct):
 
     def lower(self, build: Builder, x: Value) -> Value:
         return adapting.lower_balancing(build, self)
+
+
+class Stateful(Construct):
+    """What numbers with state share that stand where a plain number may: a loss's coefficient."""
+
+    abstract: ClassVar[bool] = True
+    kind = "number"
+
+    def state(self) -> ops.Coefficient:
+        """The number, with its rule."""
+        raise NotImplementedError(self.name)
+
+
+class Sparsity(Stateful):
+    """A factor that finds its size: it grows while routing is less sparse than wanted, and shrinks else.
+
+    Sparsity is the share of choices that a token leaves out, its mean over the places of the loss. After each step of
+    the optimizer, `model.adapt` multiplies or divides the number by `factor`. It stays in float32.
+    """
+
+    source = "Wang et al., 2024 (ReMoE), section 3.2; thu-ml/ReMoE training.py"
+    target = Number(
+        low=0, high=1, positional=True, doc="the share of choices left out: `1 - 1 / choices`"
+    )
+    start = Number("1e-8", low=0, exclusive_low=True, doc="where it starts")
+    factor = Number("1.2", low=1, exclusive_low=True, doc="how much one step changes it")
+
+    def state(self) -> ops.Coefficient:
+        return ops.Coefficient(
+            rule="SparsityCoefficient",
+            start=float(self.start),
+            settings=(("target", float(self.target)), ("factor", float(self.factor))),
+        )
+
+
+class Ramp(Stateful):
+    """A number that goes in a straight line from `start` to `end` within so many steps of the optimizer."""
+
+    start = Number(low=0, positional=True, doc="where it starts")
+    end = Number(low=0, positional=True, doc="where it ends, and stays")
+    steps = Number(low=1, whole=True, positional=True, unit="steps", doc="how many steps it takes")
+
+    def state(self) -> ops.Coefficient:
+        return ops.Coefficient(
+            rule="Ramp",
+            start=float(self.start),
+            settings=(("end", float(self.end)), ("steps", self.steps)),
+            steps=True,
+        )

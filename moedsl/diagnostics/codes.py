@@ -99,9 +99,12 @@ CODES: dict[str, str] = {
     "E0430": "parts that do not come out even",
     "E0431": "weights or rows shared by decisions for heads",
     "E0432": "a mixture per head with something of the token",
+    "E0413": "a share of what is no distribution",
     # --- losses and gradients
     "E0501": "a parameter that no gradient reaches",
     "E0502": "a loss that moves no parameter",
+    "E0503": "a load where no noise makes it smooth",
+    "E0504": "losses that read one decision in two ways",
     # --- checkpoints
     "E0601": "a path of a checkpoint that no weight has",
     "E0602": "a weight that a checkpoint leaves out",

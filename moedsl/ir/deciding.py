@@ -32,10 +32,10 @@ def decide(
 ) -> Value:
     """The decision of a router at a place of its own, handed up to the root."""
     losses = [loss for one in (*mixtures, router) for loss in _losses(one)]
-    of = next((loss.setting("of") for loss in losses if loss.construct == "balance"), None)
     wanted = replace(
         build.wanted,
-        of=of.text if isinstance(of, terms.Word) else "gate",
+        of=_agreed(build, losses, "of", ("gate", "score")) or "gate",
+        bar=_agreed(build, losses, "bar", ("others", "last")),
         kinds=common_kinds(mixtures),
         heads=heads,
     )
@@ -45,6 +45,28 @@ def decide(
     if isinstance(routing.type, RecordType):
         build.tap(routing)
     return routing
+
+
+def _agreed(
+    build: Builder, losses: Sequence[terms.Recipe], setting: str, among: tuple[str, ...]
+) -> str:
+    """The word that the losses of one decision agree on; "" where none says one of these."""
+    found = [
+        (said.text, loss)
+        for loss in losses
+        if isinstance(said := dict(loss.settings).get(setting), terms.Word) and said.text in among
+    ]
+    for word, loss in found[1:]:
+        first, other = found[0]
+        if word != first:
+            build.mismatch(
+                "E0504",
+                f"losses over one decision read it in two ways: `{setting} = {first}` and `{word}`",
+                (loss.origin(setting), f"`{word}` here"),
+                (other.origin(setting), f"`{first}` here"),
+                help=f"give both the same `{setting}`",
+            )
+    return found[0][0] if found else ""
 
 
 def applied(build: Builder, router: terms.Recipe, x: Value, named: dict[str, Value]) -> Value:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
-from moedsl.constructs.losses import Balance, Loss, Z
+from moedsl.constructs.losses import L1, Balance, Entropy, Importance, Load, Loss, Z
 from moedsl.constructs.registry import construct_of
+from moedsl.constructs.states import Stateful
 from moedsl.frozen import frozen, record
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, RecordType, Unit, Value
+from moedsl.ir.ops_base import number
 from moedsl.ir.thread import callees
 from moedsl.model import terms
 
@@ -148,7 +150,7 @@ def _add(
     common: dict[str, Any] = {
         "loss": label,
         "function": _function(label),
-        "coefficient": float(loss.coefficient),
+        **_coefficient(loss),
     }
     op: ops.LossTerm
     match loss:
@@ -167,10 +169,41 @@ def _add(
             )
         case Z():
             op = ops.ZLoss(**common, layers=loss.layers)
+        case Importance() | Load() | Entropy() | L1():
+            op = ops.Penalty(**common, layers=loss.layers, reads=loss.reads(), **_measure(loss))
         case _:
             return
     value = Value("", op.infer(routing.type)[0], recipe.span)
-    root.nodes.append(Node(op, (routing,), (value,), span=recipe.span, role="loss"))
+    node = Node(op, (routing,), (value,), span=recipe.span, role="loss")
+    if op.state is not None:
+        node.place = node.path = op.function
+    root.nodes.append(node)
+
+
+def _coefficient(loss: Loss) -> dict[str, Any]:
+    if not isinstance(loss.coefficient, terms.Recipe):
+        return {"coefficient": float(loss.coefficient)}
+    stateful = construct_of(loss.coefficient)
+    assert isinstance(stateful, Stateful)
+    return {"coefficient": 1.0, "state": stateful.state()}
+
+
+def _measure(loss: Importance | Load | Entropy | L1) -> dict[str, Any]:
+    """What is printed: a function of the runtime library, and what it reads."""
+    match loss:
+        case Importance() | Load():
+            (which,) = loss.reads()
+            field = f"{which}_SE"
+            if loss.over == "site":
+                return {"call": "varied", "field": field}
+            return {"call": "varied_by_sequence", "field": field, "arguments": ", {0}"}
+        case Entropy():
+            over = "pooled" if loss.over == "model" else "mean"
+            call = "token_entropy" if loss.per == "token" else f"{over}_entropy"
+            pooled = loss.per == "mean" and loss.over == "model"
+            return {"call": call, "negative": loss.aim == "high", "pooled": pooled}
+        case L1():
+            return {"call": "balanced_l1", "arguments": f", {number(float(loss.picks))}"}
 
 
 def _report_unequal(build: Builder, recipe: terms.Recipe, homes: list[Decided]) -> None:

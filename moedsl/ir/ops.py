@@ -11,6 +11,7 @@ ops_routing     selection, dispatch, combine, the fused route
 ops_capacity    room for routed rows, and who gets it
 ops_arranging   parts of rows and rows of heads, before and after experts
 ops_losses      losses over routings
+ops_noise       what is drawn anew in each forward
 ops_states      numbers that a rule moves
 ops_streams     images, positions, pooling
 """
@@ -62,7 +63,8 @@ from moedsl.ir.ops_capacity import (
     Slots,
     Thin,
 )
-from moedsl.ir.ops_losses import Balance, Listing, LossTerm, ZLoss
+from moedsl.ir.ops_losses import Balance, Listing, LossTerm, Penalty, ZLoss
+from moedsl.ir.ops_noise import Noise
 from moedsl.ir.ops_pointwise import (
     Cast,
     Chunk,
@@ -86,11 +88,13 @@ from moedsl.ir.ops_routing import (
     KindRows,
     LimitGroups,
     NearTies,
+    Positive,
     Route,
     Routed,
     RowWeights,
     Statistic,
     TopK,
+    TopP,
     WeightSum,
     WithoutAbsent,
 )
@@ -114,7 +118,7 @@ from moedsl.ir.ops_shape import (
     SplitHeads,
     Unrows,
 )
-from moedsl.ir.ops_states import Correction, StateOp
+from moedsl.ir.ops_states import Coefficient, Correction, StateOp
 from moedsl.ir.ops_streams import (
     FirstToken,
     LearnedPositions,
@@ -143,6 +147,7 @@ __all__ = [
     "Cast",
     "Chunk",
     "Clip",
+    "Coefficient",
     "Combination",
     "Combine",
     "Correction",
@@ -180,6 +185,7 @@ __all__ = [
     "NearTies",
     "NextBest",
     "NoPadding",
+    "Noise",
     "Norm",
     "Normalize",
     "NumberByHead",
@@ -188,9 +194,11 @@ __all__ = [
     "Part",
     "Past",
     "Patches",
+    "Penalty",
     "PerHead",
     "Pointwise",
     "Positions",
+    "Positive",
     "Prepend",
     "RealHeadRows",
     "RealRows",
@@ -224,6 +232,7 @@ __all__ = [
     "TiedLinear",
     "Tile",
     "TopK",
+    "TopP",
     "Unrows",
     "WeightSum",
     "WithoutAbsent",

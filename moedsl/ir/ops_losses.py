@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from moedsl.frozen import frozen
-from moedsl.ir.graph import TensorType
-from moedsl.ir.ops_base import Op, Type
+from moedsl.ir.graph import Parameter, TensorType
+from moedsl.ir.ops_base import Op, Type, number
+from moedsl.ir.ops_states import Coefficient
 
 
 @frozen(kw_only=True)
@@ -40,21 +41,37 @@ def _some(index: int, indices: tuple[int, ...]) -> str:
 class LossTerm(Op):
     """A loss over `routing: list[Routing]`, the decisions of one mixture from bottom to top, coefficient applied.
 
-    `loss` is its name in the output; `function` the one in losses.py that computes it.
+    `loss` is its name in the output; `function` the one in losses.py that computes it. `state`: the coefficient is a
+    number with state, at the node's place.
     """
 
     loss: str
     function: str
     coefficient: float
     layers: str = "sum"
+    state: Coefficient | None = None
+
+    @property
+    def atom(self) -> bool:  # type: ignore[override]
+        return self.state is None
+
+    @property
+    def adapts(self) -> str:
+        return "sites" if self.state else ""
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return f"{self.function}({{0}})"
+        return f"{'{self}.value * ' if self.state else ''}{self.function}({{0}})"
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (f".losses:{self.function}",)
+        return (f".losses:{self.function}", *(self.state.imports if self.state else ()))
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        return self.state.parameters() if self.state else ()
+
+    def module(self) -> str:
+        return self.state.module if self.state else ""
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (TensorType((), "float32"),)
@@ -86,3 +103,37 @@ class ZLoss(LossTerm):
     @property
     def statistics(self) -> tuple[str, ...]:
         return ("z",)
+
+
+@frozen(kw_only=True)
+class Penalty(LossTerm):
+    """A loss of the runtime library: `call` is applied to the routings, with `arguments` behind; where `field` is set,
+    to that field of each. Its result has one value for each place, unless `pooled`."""
+
+    call: str
+    field: str = ""
+    arguments: str = ""
+    negative: bool = False
+    pooled: bool = False
+    reads: tuple[str, ...] = ()
+
+    @property
+    def atom(self) -> bool:  # type: ignore[override]
+        return False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        given = f"[r.{self.field} for r in {{0}}]" if self.field else "{0}"
+        value = f"{self.call}({given}{self.arguments})" + (
+            "" if self.pooled else f".{self.layers}()"
+        )
+        factor = "{self}.value * " if self.state else f"{number(self.coefficient)} * "
+        return ("-" if self.negative else "") + factor + value
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".penalties:{self.call}", *(self.state.imports if self.state else ()))
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return self.reads

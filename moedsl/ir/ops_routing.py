@@ -45,6 +45,49 @@ class TopK(Op):
 
 
 @frozen(kw_only=True)
+class Positive(Op):
+    """[N, E] -> in column e the choice e where it is above zero, else absent: [N, E] int."""
+
+    choices: Dim
+    code: ClassVar[str] = "positive({0})"
+    imports: ClassVar[tuple[str, ...]] = (".selection:positive",)
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def kept(self) -> Dim:
+        return Dim("K", self.choices.size, loose=True, origin=self.choices.origin)
+
+    @property
+    def chosen(self) -> tuple[Dim, Dim]:
+        return self.kept, self.choices
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((*dims_of(inputs[0]).dims[:-1], self.kept), "int"),)
+
+
+@frozen(kw_only=True)
+class TopP(Op):
+    """[N, E] -> the fewest largest that add up to `share`, best first, the rest of `kept` absent: [N, K] int."""
+
+    kept: Dim
+    choices: Dim
+    share: float
+    imports: ClassVar[tuple[str, ...]] = (".selection:top_p",)
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"top_p({{0}}, {self.share!r}, {self.kept.size})"
+
+    @property
+    def chosen(self) -> tuple[Dim, Dim]:
+        return self.kept, self.choices
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((*dims_of(inputs[0]).dims[:-1], self.kept), "int"),)
+
+
+@frozen(kw_only=True)
 class LimitGroups(Op):
     """[N, E] -> the same, lowest outside the `keep` best of the groups; a group ranks by the sum of its `best`."""
 
@@ -117,43 +160,84 @@ class NearTies(Op):
 class Statistic(Op):
     """What a loss reads of a routing, summed over the real rows of each sequence, [S, E] or [S].
 
-    Inputs: what it is of (choices, first: expert_NK and logits; probability: gate; z: logits; tokens: logits), then
-    real_N, then the number of sequences (1 where absent).
+    Inputs: what it is of (choices, first: expert_NK and logits; probability, entropy, gate: gate; z, clean, tokens:
+    logits; weight: weight_NK and expert_NK; load: clean and noisy logits, and the deviation of the noise where it is
+    computed), then real_N, then the number of sequences (1 where absent).
     """
 
-    which: str  # choices | first | probability | z | tokens
+    which: (
+        str  # choices | first | probability | z | entropy | weight | gate | clean | load | tokens
+    )
     form: str = "given"  # probability: given (sums to 1) | softmax (of logits) | normalize
     per_sequence: bool = False
     loose: bool = False  # picks may be absent
-    carries: ClassVar[tuple[int, ...] | None] = (0,)
+    kept: int = 0  # of a load: how many are kept
+    choices: int = 0  # of weights: of how many
+    bar: str = ""  # of a load: others | last, or nothing where there is no noise
+    std: float | None = None  # of a load's noise; None: computed
+
+    @property
+    def carries(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return (0, 1, 2) if self.which == "load" else (0,)
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        value, rest = "{0}", "{1}, {2}" if self.per_sequence else "{1}, 1"
+        value, first = "{0}", self._inputs
+        rest = f"{{{first}}}, {{{first + 1}}}" if self.per_sequence else f"{{{first}}}, 1"
         match self.which:
+            case "weight":
+                value = f"weight_of_each({{0}}, {{1}}, {self.choices})"
+            case "clean":
+                value = "{0}.softmax(-1)"
+            case "load" if not self.bar:
+                value = f"count_largest({{0}}, {self.kept})"
+            case "load":
+                std = "{2}" if self.std is None else number(self.std)
+                value = f"{self._load}({{0}}, {{1}}, {std}, {self.kept}, self.training)"
+            case "entropy":
+                value = f"entropy({self._distribution}).unsqueeze(1)"
             case "choices" | "first":
-                rest = "{2}, {3}" if self.per_sequence else "{2}, 1"
                 picked = "{0}" if self.which == "choices" else "{0}[:, :1]"
                 value = f"torch.zeros_like({{1}}, dtype=torch.int64).scatter(1, {picked}, 1)"
                 if self.loose:
                     value = f"count_picks({picked}, {{1}}.shape[1])"
             case "z":
                 value = "{0}.logsumexp(1, keepdim=True).square()"
-            case "probability" if self.form == "softmax":
-                value = "{0}.softmax(-1)"
-            case "probability" if self.form == "normalize":
-                value = "F.normalize({0}, p=1.0, dim=-1)"
+            case "probability":
+                value = self._distribution
             case "tokens":
                 return f"count_tokens({{0}}, {rest})"
-        squeeze = ".squeeze(1)" if self.which == "z" else ""
+        squeeze = ".squeeze(1)" if self.which in ("z", "entropy") else ""
         return f"segment_sum({value}, {rest}){squeeze}"
+
+    @property
+    def _inputs(self) -> int:
+        """How many inputs say what it is of."""
+        if self.which == "load":
+            return (2 + (self.std is None)) if self.bar else 1
+        return 2 if self.which in ("choices", "first", "weight") else 1
+
+    @property
+    def _load(self) -> str:
+        return "load_by_last" if self.bar == "last" else "load_by_pair"
+
+    @property
+    def _distribution(self) -> str:
+        forms = {"softmax": "{0}.softmax(-1)", "normalize": "F.normalize({0}, p=1.0, dim=-1)"}
+        return forms.get(self.form, "{0}")
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
         if self.which == "tokens":
             return (".routing:count_tokens",)
-        loose = (".selection:count_picks",) if self.loose else ()
-        return (".reference:segment_sum", "torch", "F", *loose)
+        more = (".selection:count_picks",) if self.loose else ()
+        if self.which == "weight":
+            more = (".selection:weight_of_each",)
+        elif self.which == "entropy":
+            more = (".penalties:entropy",)
+        elif self.which == "load":
+            more = (f".noise:{self._load if self.bar else 'count_largest'}",)
+        return (".reference:segment_sum", "torch", "F", *more)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (RecordType("Tensor"),)

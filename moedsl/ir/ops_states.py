@@ -49,3 +49,27 @@ class Correction(StateOp):
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (TensorType((self.choices,), "float32"),)
+
+
+@frozen(kw_only=True)
+class Coefficient:
+    """A factor of a loss that a rule moves: what its module is made with. `steps`: it counts them."""
+
+    rule: str
+    start: float
+    settings: tuple[tuple[str, float], ...] = ()
+    steps: bool = False
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        return (f".adapting:{self.rule}",)
+
+    @property
+    def module(self) -> str:
+        settings = [f"{name}={number(value)}" for name, value in self.settings]
+        return f"{self.rule}({', '.join([number(self.start), *settings])})"
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        state = Parameter("value", (), "constant", self.start, trainable=False, buffer=True)
+        step = Parameter("step", (), "zeros", 0.0, trainable=False, buffer=True)
+        return (state, step) if self.steps else (state,)

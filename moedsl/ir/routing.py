@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moedsl.constructs.router import Router
     from moedsl.ir.build import Builder
 
-ORDER = ("choices", "first", "probability", "z")
+ORDER = ("choices", "first", "probability", "z", "entropy", "weight", "gate", "clean", "load")
 ROWS = Dim("N")
 # What a selection may say beside its picks: a bound on the rows of experts, and what losses count.
 SAID = ("rows", "counted")
@@ -31,6 +31,7 @@ class Wanted:
     per_sequence: bool = False
     of: str = "gate"
     kinds: tuple[Choices, ...] = ()  # of the bank that is chosen from
+    bar: str = ""  # what a noisy score has to pass, where a loss over the load reads this decision
     bounded: bool = False  # some router limits the rows that experts get
     heads: Dim | None = None  # of a decision that is made for each by itself
 
@@ -77,7 +78,7 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     if heads is not None:
         picks = _of_all_heads(build, picks, all_logits, heads)
         counted = picks.expert
-    parts = _statistics(build, wanted, replace(picks, expert=counted), logits, gate)
+    parts = _statistics(build, wanted, picks, counted, logits, gate)
     if wanted.bounded:
         parts.append(build.scope.get("rows") or build.op(ops.AllRows(), expert))
     kept = build.last(picks.expert)
@@ -216,12 +217,13 @@ def _fill(build: Builder, name: str, expert: Value) -> str | None:
 
 
 def _statistics(
-    build: Builder, wanted: Wanted, picks: Picks, logits: Value, gate: Value
+    build: Builder, wanted: Wanted, picks: Picks, counted: Value, logits: Value, gate: Value
 ) -> list[Value]:
-    """Of decisions for each head every head of a token counts as a row; `logits` and `gate` have one for each."""
-    if not wanted.statistics:
+    """`counted`: the picks that losses count. Of decisions for each head every head of a token counts as a row;
+    `logits` and `gate` have one for each."""
+    if not wanted.statistics or {picks.expert, picks.weight, logits, gate} & build.bad:
         return []
-    many, heads, expert = wanted.per_sequence, wanted.heads, picks.expert
+    many, heads, expert = wanted.per_sequence, wanted.heads, counted
     whole = bool(getattr(logits.type, "dims", (ROWS,))[0].split)
     real = build.op(ops.NoPadding()) if whole else build.ambient(ops.RealRows(rows=ROWS))
     more = [build.ambient(ops.Sequences())] if many else []
@@ -232,12 +234,24 @@ def _statistics(
     for which in ORDER:
         if which not in wanted.statistics:
             continue
-        if which == "probability":
+        if which in ("probability", "entropy"):
             form, value = _probability(build, wanted, gate)
             if heads is not None:
                 form, value = "given", _probability_of_heads(build, form, value, heads)
             op = ops.Statistic(which=which, form=form, per_sequence=many)
             found.append(build.op(op, value, *by_token))
+        elif which == "weight":
+            size = picks.choices.size or 0
+            op = ops.Statistic(which=which, per_sequence=many, choices=size)
+            found.append(build.op(op, picks.weight, picks.expert, *by_token))
+        elif which in ("gate", "clean", "load") and heads is not None:
+            _not_by_head(build, which)
+        elif which == "load":
+            op, values = _load(build, wanted, expert)
+            found.append(build.op(op, *values, *ends))
+        elif which in ("gate", "clean"):
+            value = gate if which == "gate" else _noise(build)[0]
+            found.append(build.op(ops.Statistic(which=which, per_sequence=many), value, *ends))
         elif which == "z":
             found.append(
                 build.op(ops.Statistic(which=which, per_sequence=many), build.scope["score"], *ends)
@@ -266,6 +280,52 @@ def _probability_of_heads(build: Builder, form: str, value: Value, heads: Dim) -
     return arranging.merged_rows(build, value, heads, "probability")
 
 
+def _not_by_head(build: Builder, which: str) -> None:
+    build.sink.error(
+        "E0208",
+        f"losses over the {which} of decisions for each head are not yet in this compiler",
+        build.frame.unit.span,
+        help="`balance`, `importance`, `entropy` and `z` are",
+    )
+
+
+def _noise(build: Builder) -> tuple[Value, Node | None]:
+    """The score before its last noise, and that noise if there is one."""
+    score = value = build.scope["score"]
+    while (maker := build.frame.unit.producer(value)) is not None:
+        if isinstance(maker.op, ops.Noise) and maker.op.form == "gaussian":
+            return _wide(build, maker.inputs[0]), maker
+        if not isinstance(maker.op, ops.Cast):
+            break
+        value = maker.inputs[0]
+    return score, None
+
+
+def _load(build: Builder, wanted: Wanted, expert: Value) -> tuple[ops.Statistic, tuple[Value, ...]]:
+    """How likely each choice is kept, were the noise drawn again; how often, where nothing wants to know it smooth."""
+    clean, noise = _noise(build)
+    picked = build.frame.unit.producer(expert)
+    is_top = picked is not None and isinstance(picked.op, ops.TopK)
+    kept = build.last(expert).size or 0
+    many = wanted.per_sequence
+    if wanted.bar and (noise is None or not is_top):
+        what = "noise in the score" if noise is None else "the largest k of the score kept"
+        build.sink.error(
+            "E0503",
+            f"`load` needs {what}, and there is none here",
+            build.frame.unit.span,
+            "decides without",
+            help="`score = linear -> gaussian(1 / choices)`, and `select = top_k(2)`",
+        )
+    if not wanted.bar or noise is None:
+        op = ops.Statistic(which="load", per_sequence=many, kept=kept)
+        return op, (build.scope["score"],)
+    assert isinstance(noise.op, ops.Noise)
+    std = None if noise.op.learned else noise.op.amount
+    op = ops.Statistic(which="load", per_sequence=many, kept=kept, bar=wanted.bar, std=std)
+    return op, (clean, build.scope["score"], *noise.inputs[1:])
+
+
 def _probability(build: Builder, wanted: Wanted, gate: Value) -> tuple[str, Value]:
     """`gate / sum(gate)`; softmax(score) where no gate is given."""
     score = build.scope["score"]
@@ -284,15 +344,15 @@ def wanted_of(recipes: list[terms.Recipe]) -> Wanted:
     from moedsl.constructs.losses import Loss
     from moedsl.constructs.registry import construct_of, constructs
     from moedsl.constructs.router import Router
-    from moedsl.constructs.states import Balancing
+    from moedsl.constructs.states import Balancing, Stateful
 
     known = constructs()
-    makers = (Loss, Router, Balancing)
+    makers = (Loss, Router, Balancing, Stateful)
     made = [construct_of(r) for r in recipes if issubclass(known[r.construct], makers)]
     losses = [loss for loss in made if isinstance(loss, Loss)]
     bounded = any(router.bounds_rows for router in made if isinstance(router, Router))
     found = {s for loss in losses for s in loss.reads()}
-    if any(isinstance(one, Balancing) for one in made):
+    if any(isinstance(one, Balancing | Stateful) for one in made):
         found.add("choices")
     per_sequence = any(getattr(loss, "over", "") == "sequence" for loss in losses)
     return Wanted(tuple(s for s in ORDER if s in found), per_sequence, bounded=bounded)

@@ -31,6 +31,8 @@ def storage(graph: Graph) -> dict[str, Storage]:
 
 
 def _stored(node: Node, place: Place) -> Iterator[Storage]:
+    if getattr(node.op, "coefficient", None) is not None:
+        return  # a loss's number with state: it belongs to a training, not to the files of a model
     own = node.op.parameters()
     parts = node.op.parts if isinstance(node.op, Linear) else ()
     for parameter in own:

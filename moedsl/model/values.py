@@ -262,8 +262,8 @@ def _words(slot: Slot) -> str:
 
 
 def _number(run: Run, slot: Slot, setting: Number, term: terms.Term, span: Span) -> Some:
-    if isinstance(term, terms.Recipe) and run.kind(term) == "number":
-        return term  # a number with state
+    if setting.stateful and isinstance(term, terms.Recipe) and run.kind(term) == "number":
+        return term
     if isinstance(term, terms.Phase) and setting.phases:
         train, eval_, decode = (
             _number(run, slot, setting, each, span) for each in (term.train, term.eval, term.decode)

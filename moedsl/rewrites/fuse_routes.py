@@ -32,6 +32,7 @@ from moedsl.ir.ops import (
 )
 
 _SIGMOID = "{0}.sigmoid()"
+_KNOWN = ("choices", "first", "probability", "z", "entropy", "tokens")  # to the kernel
 
 
 def fuse_routes(graph: Graph) -> None:
@@ -170,9 +171,9 @@ class Steps:
         distribution = "softmax"
         for value in values:
             node = self.of[value]
-            if not isinstance(node.op, Statistic):
+            if not isinstance(node.op, Statistic) or node.op.which not in _KNOWN:
                 return None
-            if node.op.which == "probability":
+            if node.op.which in ("probability", "entropy"):
                 source = self.score(node.inputs[0])
                 wanted = {"softmax": "identity", "given": "softmax", "normalize": "sigmoid"}
                 if source != wanted[node.op.form]:

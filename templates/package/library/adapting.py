@@ -63,7 +63,7 @@ class State(nn.Module):
         def kept(state: Tensor) -> Tensor:
             moved = function(state)
             narrow = torch.promote_types(moved.dtype, torch.float32) != moved.dtype
-            return state.to(moved.device) if narrow else moved
+            return state.to(moved.device, torch.float32) if narrow else moved
 
         return super()._apply(kept, recurse)
 
@@ -110,3 +110,48 @@ def missing(load: Load, state: SignBalancing) -> Tensor:
     count_E = load.choices_E[state.among].double()
     wanted = count_E.sum() if state.picks is None else state.picks * load.tokens
     return wanted / count_E.numel() - count_E
+
+
+class SparsityCoefficient(State):
+    """A factor that grows while routing is less sparse than `target`, and shrinks else.
+
+    Sparsity is the share of choices that a token leaves out, its mean over places.
+    """
+
+    value: Tensor
+
+    def __init__(self, start: float, target: float, factor: float) -> None:
+        super().__init__()
+        self.target, self.factor = target, factor
+        self.register_buffer("value", torch.tensor(start, dtype=torch.float32))
+
+    @torch.no_grad()
+    def adapt(self, loads: list[Load]) -> None:
+        sparsity = torch.stack([left_out(load) for load in loads]).mean()
+        change = torch.full_like(sparsity, self.factor)
+        self.value *= change.where(sparsity < self.target, 1 / self.factor)
+
+
+def left_out(load: Load) -> Tensor:
+    """The share of choices that a token leaves out, in float64."""
+    taken = load.choices_E.sum().double() / load.tokens.clamp_min(1)
+    return 1 - taken / load.choices_E.numel()
+
+
+class Ramp(State):
+    """A number on its way from `start` to `end`, reached after `steps` steps."""
+
+    value: Tensor
+    step: Tensor
+
+    def __init__(self, start: float, end: float, steps: int) -> None:
+        super().__init__()
+        self.start, self.end, self.steps = start, end, steps
+        self.register_buffer("value", torch.tensor(start, dtype=torch.float32))
+        self.register_buffer("step", torch.tensor(0.0, dtype=torch.float32))
+
+    @torch.no_grad()
+    def adapt(self, loads: list[Load]) -> None:
+        self.step += 1
+        way = (self.step / self.steps).clamp(max=1)
+        self.value.copy_(self.start + (self.end - self.start) * way)

@@ -59,3 +59,23 @@ def share_near_ties(logits_NE: Tensor, expert_NK: Tensor, within: float) -> Tens
         shares.append(share_NE.gather(1, pick_N1))
         left_NE = left_NE.scatter(1, pick_N1, -torch.inf)
     return torch.cat(shares, dim=1)
+
+
+def positive(key_NE: Tensor) -> Tensor:
+    """Every expert whose key is above 0, in its own column; the others are absent."""
+    num_experts = key_NE.shape[1]
+    expert_E = torch.arange(num_experts, device=key_NE.device)
+    return expert_E.where(key_NE > 0, num_experts)
+
+
+def top_p(key_NE: Tensor, share: float, most: int) -> Tensor:
+    """The fewest largest keys whose sum reaches `share`: 1 at least, `most` at most."""
+    sorted_NE = key_NE.sort(dim=1, descending=True, stable=True)
+    before_NK = (sorted_NE.values.cumsum(1) - sorted_NE.values)[:, :most]
+    return sorted_NE.indices[:, :most].where(before_NK < share, key_NE.shape[1])
+
+
+def weight_of_each(weight_NK: Tensor, expert_NK: Tensor, num_experts: int) -> Tensor:
+    """The weight that each row gives to each expert, zero for those it did not pick."""
+    weight_NE = weight_NK.new_zeros(weight_NK.shape[0], num_experts + 1)
+    return weight_NE.scatter_add(1, expert_NK, weight_NK)[:, :-1]

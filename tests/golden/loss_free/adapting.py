@@ -65,7 +65,7 @@ class State(nn.Module):
         def kept(state: Tensor) -> Tensor:
             moved = function(state)
             narrow = torch.promote_types(moved.dtype, torch.float32) != moved.dtype
-            return state.to(moved.device) if narrow else moved
+            return state.to(moved.device, torch.float32) if narrow else moved
 
         return super()._apply(kept, recurse)
 
