@@ -167,8 +167,8 @@ def print_results(record: TrialRecord) -> None:
             count_text(one.parameters),
             count_text(one.active),
             f"{bits(one):.3f}",
-            f"{record.tokens:,}",
-            f"{1000 * one.seconds / max(1, record.steps):.0f}",
-            f"{record.tokens / max(1e-9, one.seconds):,.0f}",
+            f"{one.tokens:,}",
+            f"{1000 * one.seconds / max(1, len(one.train_bits)):.0f}",
+            f"{one.tokens / max(1e-9, one.seconds):,.0f}",
         )
     console().print(table)

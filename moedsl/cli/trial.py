@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Learning rate.",
 )
+@click.option(
+    "--equal",
+    type=click.Choice(["flops", "steps"]),
+    default="flops",
+    show_default=True,
+    help="What all spend alike; --steps are those of the first.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and batches.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all]")
 @click.option("--device", default="cpu", show_default=True, help="As torch calls it.")
@@ -62,12 +69,14 @@ def trial(
     batch: int,
     length: int,
     rate: float,
+    equal: str,
     seed: int,
     threads: int | None,
     device: str,
     out: Path,
 ) -> None:
-    """Train each SPEC on English text, byte by byte, all on the same batches, in turn.
+    """Train each SPEC on English text, byte by byte, all on the same batches in the same order, at equal computation:
+    a model whose step costs more takes fewer.
 
     A single SPEC is trained beside the dense model of equal active size. OUT gets a page with pictures (index.html)
     and its numbers (results.json).
@@ -86,8 +95,9 @@ def trial(
         batch=batch,
         length=length,
         device=device,
+        equal=equal,
     )
-    rivals = _contestants(specs, root, settings, target)
+    rivals = _contestants(specs, root, settings, target, length)
     budget = Budget(steps, None if steps is not None else seconds or 120.0)
     _train(rivals, record, budget)
     _leave(record, out)
@@ -125,7 +135,11 @@ def _need_torch(threads: int | None) -> None:
 
 
 def _contestants(
-    specs: tuple[Path, ...], root: Path | None, settings: tuple[str, ...], target: str
+    specs: tuple[Path, ...],
+    root: Path | None,
+    settings: tuple[str, ...],
+    target: str,
+    length: int,
 ) -> list[Contestant]:
     """One for each spec; of a single spec with mixtures, its dense counterpart too."""
     from moedsl import pipeline
@@ -137,9 +151,10 @@ def _contestants(
     try:
         for spec in specs:
             result = require(pipeline.compile, spec, root, settings, target)
-            found.append(contestant(result))
+            found.append(contestant(result, length))
         if len(specs) == 1:
-            found.append(contestant(dense_result(read(specs[0], root), result, settings)))
+            twin = dense_result(read(specs[0], root), result, settings)
+            found.append(contestant(twin, length))
     except Unfit as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

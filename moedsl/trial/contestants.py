@@ -22,13 +22,14 @@ class Unfit(Exception):
 
 @frozen
 class Contestant:
-    """A compiled model: its package in memory, and what the compiler knows of it."""
+    """A compiled model: its package in memory, and what the compiler knows of it. `flops`: of training, for a token."""
 
     name: str
     what: str
     total: int
     active: int
     package: ModuleType
+    flops: int = 0
 
     def make(self, seed: int) -> Any:
         from moedsl.load import model_class
@@ -38,12 +39,12 @@ class Contestant:
         return model
 
 
-def contestant(result: Result) -> Contestant:
-    """`result` is a compilation without errors."""
+def contestant(result: Result, length: int = 1) -> Contestant:
+    """`result` is a compilation without errors; `length`: of the sequences that it will be trained on."""
     from moedsl.ir.info import info_table
     from moedsl.load import load_package
 
-    info = info_table(result.graph)
+    info = info_table(result.graph, length)
     _check_fit(result.model, info.total.total)
     banks = sorted(
         {(r.experts, r.picks) for row in info.rows for r in (row, *row.parts) if r.experts}
@@ -53,7 +54,10 @@ def contestant(result: Result) -> Contestant:
         or "dense"
     )
     package = load_package(result.files, result.model.name)
-    return Contestant(result.model.name, what, info.total.total, info.total.active, package)
+    counts = info.total
+    return Contestant(
+        result.model.name, what, counts.total, counts.active, package, counts.training_flops
+    )
 
 
 def _check_fit(model: terms.Model, parameters: int) -> None:

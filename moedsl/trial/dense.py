@@ -18,6 +18,10 @@ from moedsl.ir.graph import Graph, Unit
 from moedsl.model import terms
 
 
+# How a mixture puts experts together where it is like a wide dense layer.
+_PLAIN = {"mix": "outputs", "inputs": "same", "per": "token"}
+
+
 class NoTwin(Exception):
     """The spec has no dense counterpart; the message says why."""
 
@@ -80,6 +84,10 @@ def _decides(term: terms.Term) -> bool:
 
 def _flattened(moe: terms.Recipe, picks: int) -> terms.Term:
     settings = dict(moe.settings)
+    for name, plain in _PLAIN.items():
+        said = getattr(settings.get(name), "text", plain)
+        if said != plain:
+            raise NoTwin(f"`{moe.name}` has `{name} = {said}`, which no dense layer is like")
     parts = _times(_heaviest(settings["experts"]), picks)
     for count, recipe in _bank(settings.get("shared", terms.Word("none"))):
         parts += _times(recipe, count)

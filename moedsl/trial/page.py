@@ -41,6 +41,7 @@ def view(record: TrialRecord) -> dict[str, Any]:
             for one, tone in zip(record.contestants, _tones(record), strict=True)
         ],
         "loss": loss_chart(record),
+        "spent": spent_chart(record),
         "mixtures": [_mixture(one) for one in sparse],
     }
 
@@ -60,8 +61,10 @@ def _card(record: TrialRecord, one: ContestantRecord, tone: str) -> dict[str, An
         "facts": [
             (count_text(one.parameters), "parameters"),
             (count_text(one.active), "active for a byte"),
-            (f"{1000 * one.seconds / max(1, record.steps):,.0f} ms", "a step"),
-            (f"{record.tokens / max(1e-9, one.seconds):,.0f}", "bytes a second"),
+            (f"{1000 * one.seconds / max(1, len(one.train_bits)):,.0f} ms", "a step"),
+            (f"{one.tokens / max(1e-9, one.seconds):,.0f}", "bytes a second"),
+            (count_text(one.flops), "FLOPs of training for a byte"),
+            (f"{len(one.train_bits):,}", "steps"),
         ],
         "sample": one.sample,
     }
@@ -84,6 +87,33 @@ def loss_chart(record: TrialRecord) -> LineChart:
     room = 0.06 * (high - low) or 0.1
     return line_chart(
         "Loss", "training step", series, (low - room, high + room), label_room=_room(record)
+    )
+
+
+def spent_chart(record: TrialRecord) -> LineChart | None:
+    """Held-out loss over what was spent on training; None where the costs are not known."""
+    if not all(one.flops for one in record.contestants):
+        return None
+    unit = 1e12
+    series = [
+        Series(
+            one.name,
+            tone,
+            [step * record.batch * record.length * one.flops / unit for step in one.held_out_steps],
+            one.held_out_bits,
+        )
+        for one, tone in zip(record.contestants, _tones(record), strict=True)
+    ]
+    later = [y for s in series for y in s.y[1:]] or [1.0]
+    low, high = min(later), max(later)
+    room = 0.06 * (high - low) or 0.1
+    shown = [Series(s.name, s.tone, s.x[1:], s.y[1:], dots=False) for s in series if len(s.x) > 1]
+    return line_chart(
+        "Held-out loss by computation",
+        "teraFLOPs spent on training",
+        shown,
+        (low - room, high + room),
+        label_room=_room(record),
     )
 
 

@@ -20,7 +20,8 @@ class RoutingRecord:
 
 @dataclass
 class ContestantRecord:
-    """One model's run. Losses are in bits per byte; `window_bits` are the last evaluation's, one per window."""
+    """One model's run. Losses are in bits per byte; `window_bits` are the last evaluation's, one per window. `flops`: of
+    training, for one token at this length; `tokens` were trained on."""
 
     name: str
     what: str
@@ -33,11 +34,14 @@ class ContestantRecord:
     seconds: float = 0.0
     routing: RoutingRecord = field(default_factory=RoutingRecord)
     sample: str = ""
+    flops: int = 0
+    tokens: int = 0
 
 
 @dataclass
 class TrialRecord:
-    """A whole run: what was asked, on what machine, and how each contestant fared on the same batches."""
+    """A whole run: what was asked, on what machine, and how each contestant fared on the same batches. `equal`: what all
+    spent alike, "flops" or "steps"; `steps` are those of the first."""
 
     specs: list[str]
     command: str
@@ -49,6 +53,7 @@ class TrialRecord:
     seconds: float = 0.0
     threads: int = 0
     device: str = "cpu"
+    equal: str = "steps"
     train_bytes: int = 0
     held_out_bytes: int = 0
     texts: int = 0

@@ -45,12 +45,12 @@ class Gauge:
 
 
 def load(decision: Any) -> Tensor:
-    """Share of the choices that each expert got, [E]."""
+    """Share of the choices that each expert got, [E]; absent picks, numbered E, are nobody's."""
     import torch
 
     experts = decision.logits_NE.shape[-1]
-    count = torch.bincount(decision.expert_NK.flatten(), minlength=experts)
-    return count / count.sum()
+    count = torch.bincount(decision.expert_NK.flatten(), minlength=experts + 1)[:experts]
+    return count / count.sum().clamp_min(1)
 
 
 def entropy(decision: Any) -> Tensor:

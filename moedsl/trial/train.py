@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Iterator
@@ -68,10 +69,18 @@ class Runner:
         self.record = ContestantRecord(
             contestant.name, contestant.what, contestant.total, contestant.active
         )
+        self.record.flops = contestant.flops
+        self.batches: Batches | None = None
 
-    def step(self, batch: Tensor, rate: float) -> None:
+    @property
+    def steps(self) -> int:
+        return len(self.record.train_bits)
+
+    def step(self, rate: float, device: str) -> None:
         import torch
 
+        assert self.batches is not None
+        batch = self.batches.next().to(device)
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -82,11 +91,15 @@ class Runner:
         whole.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
+        if hasattr(self.model, "adapt"):  # numbers that a rule moves, once after each step
+            tally: Any = importlib.import_module(f"{self.contestant.package.__name__}.adapting")
+            self.model.adapt(tally.tally(output.routing))
+        self.record.tokens += batch.shape[0] * (batch.shape[1] - 1)
         self.record.train_bits.append(loss.item() / math.log(2))
         self.record.seconds += time.perf_counter() - started
         self.gauge.see(getattr(output, "routing", {}))
 
-    def evaluate(self, step: int, windows: Tensor) -> None:
+    def evaluate(self, windows: Tensor) -> None:
         """Held-out bits per byte, one number for each window."""
         import torch
 
@@ -98,7 +111,7 @@ class Runner:
             ]
         self.model.train()
         self.record.window_bits = torch.cat(bits).tolist()
-        self.record.held_out_steps.append(step)
+        self.record.held_out_steps.append(self.steps)
         self.record.held_out_bits.append(
             sum(self.record.window_bits) / len(self.record.window_bits)
         )
@@ -135,29 +148,43 @@ def learning_rate(done: float) -> float:
 def run(
     runners: list[Runner], corpus: Corpus, budget: Budget, record: TrialRecord
 ) -> Iterator[Progress]:
-    """Train until the budget is used up. Results are in the runners' records; a contestant never waits for another
-    by more than one step, so that whatever else the machine does falls on both alike."""
-    batches = Batches(corpus.train, record.batch, record.length, record.seed)
-    device = record.device
-    windows = corpus.windows(record.length, WINDOWS).to(device)
+    """Train until the budget is used up, a round at a time: a step of the first contestant, and of the others as many
+    as bring them level, in steps or in computation. All see the same batches in the same order, and none is ahead of
+    another by more than a step, so that whatever else the machine does falls on all alike. Results are in the runners'
+    records."""
+    weights = [_weight(runner, runners[0], record.equal) for runner in runners]
+    for runner in runners:
+        runner.batches = Batches(corpus.train, record.batch, record.length, record.seed)
+    windows = corpus.windows(record.length, WINDOWS).to(record.device)
     started = time.perf_counter()
-    step, done, read, evaluated = 0, 0.0, 0, 0
+    done, read, evaluated = 0.0, 0, 0
     while done < 1.0:
         if done * EVALUATIONS >= evaluated:
             evaluated = int(done * EVALUATIONS) + 1
             for runner in runners:
-                runner.evaluate(step, windows)
-        batch = batches.next().to(device)
-        for runner in runners:
-            runner.step(batch, record.rate * learning_rate(done))
-        step += 1
-        record.steps, record.seconds = step, time.perf_counter() - started
-        done = budget.done(step, record.seconds)
+                runner.evaluate(windows)
+        rate = record.rate * learning_rate(done)
+        record.steps += 1
+        for runner, weight in zip(runners, weights, strict=True):
+            while runner.steps < max(1, round(record.steps / weight)):
+                runner.step(rate, record.device)
+        record.seconds = time.perf_counter() - started
+        done = budget.done(record.steps, record.seconds)
         if done * READINGS >= read + 1 or done >= 1.0:
             read = int(done * READINGS)
             for runner in runners:
-                runner.gauge.read(step, runner.record.routing)
-        latest = tuple(runner.record.train_bits[-1] for runner in runners)
-        yield Progress(done, step, latest, record.tokens / max(1e-9, record.seconds))
+                runner.gauge.read(runner.steps, runner.record.routing)
+        yield _progress(done, runners, record)
     for runner in runners:
-        runner.evaluate(step, windows)
+        runner.evaluate(windows)
+
+
+def _weight(runner: Runner, first: Runner, equal: str) -> float:
+    """What a step costs, in steps of the first contestant."""
+    costs = runner.contestant.flops, first.contestant.flops
+    return costs[0] / costs[1] if equal == "flops" and all(costs) else 1.0
+
+
+def _progress(done: float, runners: list[Runner], record: TrialRecord) -> Progress:
+    latest = tuple(runner.record.train_bits[-1] for runner in runners)
+    return Progress(done, record.steps, latest, record.tokens / max(1e-9, record.seconds))

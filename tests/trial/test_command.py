@@ -55,3 +55,36 @@ def test_what_cannot_be_tried_says_why(tmp_path):
     )
     tried(tmp_path, SPECS / "tiny.moe", "--steps", 2, "--seconds", 2, code=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_contestants_spend_the_same(tmp_path):
+    """A step of the wider model costs more, so it takes fewer on the same text."""
+    wide = tmp_path / "wide.moe"
+    wide.write_text((SPECS / "tiny.moe").read_text().replace("swiglu(96)", "swiglu(960)"))
+    tried(tmp_path / "out", SPECS / "tiny.moe", wide, "--steps", 12)
+    one, other = json.loads((tmp_path / "out" / "results.json").read_text())["contestants"]
+    assert other["flops"] > 1.5 * one["flops"] and len(one["train_bits"]) == 12
+    spent = [len(each["train_bits"]) * each["flops"] for each in (one, other)]
+    assert abs(spent[0] - spent[1]) <= other["flops"]
+    assert "teraFLOPs" in (tmp_path / "out" / "index.html").read_text()
+    tried(tmp_path / "steps", SPECS / "tiny.moe", wide, "--steps", 3, "--equal", "steps")
+    results = json.loads((tmp_path / "steps" / "results.json").read_text())
+    assert [len(each["train_bits"]) for each in results["contestants"]] == [3, 3]
+
+
+def test_numbers_with_state_follow_the_load(tmp_path):
+    """A balancing bias is moved once after each step."""
+    text = (SPECS / "tiny.moe").read_text()
+    spec = tmp_path / "balanced.moe"
+    spec.write_text(
+        text.replace(
+            "    select = top_k(2)\n",
+            "    gate = score -> softmax\n    choose = gate + balancing(rate = 0.1)\n    select = top_k(2)\n",
+        )
+    )
+    plain = tmp_path / "plain.moe"
+    plain.write_text(spec.read_text().replace("rate = 0.1", "rate = 1e-9"))
+    tried(tmp_path / "out", spec, plain, "--steps", 8)
+    one, other = json.loads((tmp_path / "out" / "results.json").read_text())["contestants"]
+    assert one["train_bits"][0] == other["train_bits"][0]
+    assert one["train_bits"][-1] != other["train_bits"][-1]
