@@ -103,7 +103,8 @@ def _times(recipe: terms.Term, count: int) -> list[terms.Term]:
     """`count` copies side by side: as one of that width where it has one, else as so many of their own names."""
     if not isinstance(recipe, terms.Recipe):
         return [recipe] * count
-    width = _width_of(recipe)
+    biased = getattr(dict(recipe.settings).get("bias"), "text", "false") == "true"
+    width = None if biased and count > 1 else _width_of(recipe)  # each has a last bias of its own
     narrow = recipe.setting(width) if width else None
     if not isinstance(narrow, terms.Number):
         stem = recipe.place or recipe.name
