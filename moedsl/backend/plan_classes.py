@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import field, replace
+from typing import Any
 
 from moedsl.backend.imports import ImportSet
 from moedsl.backend.naming import Scope, attribute, camel, class_name
 from moedsl.backend.plan_lines import call_lines, statement_lines
+from moedsl.backend.plan_once import Part, kept_parts
 from moedsl.backend.plan_reads import Reads
 from moedsl.backend.plan_stacks import loop, made
 from moedsl.backend.plan_taps import is_list
@@ -53,6 +55,13 @@ class Names:
     reads: Reads = field(default_factory=Reads)
     reserved: frozenset[str] = frozenset()
     letters: list[Dim] = field(default_factory=list)
+    parts: dict[Unit, Part] = field(default_factory=dict)
+
+    def keep(self, graph: Graph) -> None:
+        """Tell what is computed once from what is computed by every call."""
+        self.parts = kept_parts(graph, self.reads)
+        self.reads = Reads(caches={unit: part.cache for unit, part in self.parts.items()})
+        self.reserved |= {"once"} if self.parts else frozenset()
 
     def legend(self, named: Iterable[Value]) -> None:
         """Remember the axes of values that have names."""
@@ -120,35 +129,61 @@ def _called(unit: Unit) -> list[Unit]:
 
 def plan_class(unit: Unit, names: Names) -> ClassView:
     """The class of a unit that is not the root."""
+    part = names.parts.get(unit)
+    methods = [plan_method(unit, part.rest(unit) if part else unit, names)]
+    if part is not None:
+        methods.append(plan_part(part, names))
+    return ClassView(
+        names.classes[unit],
+        "nn.Module",
+        docstring(describe(unit), MEMBER),
+        attributes(unit, names),
+        tuple(methods),
+    )
+
+
+def plan_part(part: Part, names: Names, **more: Any) -> Method:
+    """The method of what is computed once."""
+    about = " and ".join(f"`{value.name}`" for value in part.unit.inputs)
+    method = plan_method(part.unit, part.unit, names, part.method, **more)
+    doc = docstring(f"What is made of {about} alone: once for each cache.", BODY)
+    return replace(method, doc=doc)
+
+
+def plan_method(
+    unit: Unit,
+    body: Unit,
+    names: Names,
+    name: str = "forward",
+    run: bool = False,
+    stems: dict[Value, str] | None = None,
+) -> Method:
+    """One method that computes a unit's results. `body`: the unit as it is written; `run`: layers go through the model's
+    `run`."""
     inputs = parameters(unit, names)
     results = [*unit.outputs, *unit.taps]
     writer = Writer(
-        unit,
+        body,
         {p.value: p.name for p in inputs},
         names.reads,
-        loop=lambda w, node: loop(w, node, names.reads, names.classes, run=False),
+        loop=lambda w, node: loop(w, node, names.reads, names.classes, run=run),
         reserved=names.reserved | {"layer", "routed"},
         results=results,
+        stems=stems or {},
     )
-    body = writer.lines()
+    lines = writer.lines()
     names.legend(writer.names)
     for node in writer.nodes:
         names.imports.ask(node.op.imports)
     for value in [*(p.value for p in inputs), *results]:
         names.imports.ask(annotation_imports(value))
     signature = call_lines(
-        "def forward",
+        f"def {name}",
         ["self", *(f"{p.name}: {p.annotation}" for p in inputs)],
         f" -> {result_type(unit)}:",
         MEMBER,
     )
-    return ClassView(
-        names.classes[unit],
-        "nn.Module",
-        docstring(describe(unit), MEMBER),
-        attributes(unit, names),
-        (Method(signature, body),),
-    )
+    return Method(signature, lines)
 
 
 @frozen

@@ -16,6 +16,7 @@ from moedsl.backend.plan_classes import (
     attributes,
     parameter_name,
     parameters,
+    plan_part,
 )
 from moedsl.backend.plan_lines import STEP, WIDTH, call_lines, fits, indented, statement_lines
 from moedsl.backend.plan_reads import is_loss
@@ -34,6 +35,8 @@ ROOT_LOCALS = frozenset({"losses", "routing", "layer", "routed"})
 def plan_model(graph: Graph, names: Names) -> ClassView:
     root = graph.root
     methods = [_forward(root, names)]
+    if part := names.parts.get(root):
+        methods.append(plan_part(part, names, run=True, stems=_stacked(root)))
     if any(isinstance(node.op, Stack) for node in root.nodes):
         names.imports.name("torch.utils.checkpoint", "checkpoint")
         names.imports.name("typing", "Any")
@@ -70,12 +73,13 @@ def losses_of(unit: Unit) -> list[Node]:
 def _forward(root: Unit, names: Names) -> Method:
     losses = losses_of(root)
     inputs = parameters(root, names)
+    part = names.parts.get(root)
     writer = Writer(
-        root,
+        part.rest(root) if part else root,
         {p.value: p.name for p in inputs},
         names.reads,
         loop=lambda w, node: loop(w, node, names.reads, names.classes, run=True),
-        finish=lambda w, parts: _finish(w, parts, losses),
+        finish=lambda w, parts: _finish(root, w, parts, losses),
         reserved=names.reserved | ROOT_LOCALS,
         results=[*root.outputs, *(node.outputs[0] for node in losses), *root.taps],
         pinned=frozenset(root.outputs),
@@ -115,13 +119,13 @@ def _stacked(root: Unit) -> dict[Value, str]:
     }
 
 
-def _finish(writer: Writer, parts: list[Text], losses: list[Node]) -> list[str]:
+def _finish(root: Unit, writer: Writer, parts: list[Text], losses: list[Node]) -> list[str]:
     """Losses and decisions by name, and the return."""
-    outputs = len(writer.unit.outputs)
+    outputs = len(root.outputs)
     values = parts[outputs : outputs + len(losses)]
     labels = [getattr(node.op, "loss", "") for node in losses]
     entries = [f'"{label}": {part.code}' for label, part in zip(labels, values, strict=True)]
-    taps = routing_lines(writer.unit, writer.names)
+    taps = routing_lines(root, writer.names)
     logits = ", ".join(part.code for part in parts[:outputs])
     if not taps and not entries:
         return [*statement_lines(f"return Output({logits}, losses={{}}, routing={{}})", BODY)]

@@ -20,6 +20,7 @@ class Reads:
     """Answers for one graph; a unit is looked at once."""
 
     memo: dict[Unit, tuple[bool, ...]] = field(default_factory=dict)
+    caches: dict[Unit, Value] = field(default_factory=dict)  # what units keep their parts in
 
     def of(self, node: Node) -> tuple[Value, ...]:
         """The inputs that the node reads, in order."""
@@ -41,8 +42,13 @@ class Reads:
         if unit not in self.memo:
             read = {value for node in self.live(unit) for value in self.of(node)}
             read.update([*unit.outputs, *unit.taps, *unit.inputs[:1]])
+            read.update([self.caches[unit]] if unit in self.caches else [])
             self.memo[unit] = tuple(value in read for value in [*unit.inputs, *unit.ambients])
         return self.memo[unit]
+
+    def takes(self, unit: Unit, value: Value) -> bool:
+        """Does the unit read this one of its inputs or ambients?"""
+        return self.unit(unit)[[*unit.inputs, *unit.ambients].index(value)]
 
     def live(self, unit: Unit, more: tuple[Value, ...] = ()) -> list[Node]:
         """Nodes that an output or a tap depends on, or one of `more`, in order."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 from moedsl.backend.checkpoint_view import plan_checkpoint
 from moedsl.backend.losses_view import BalanceView, LossView, ZView
+from moedsl.backend.naming import identifier
+from moedsl.backend.plan_reads import Reads
 from moedsl.backend.routing_view import FIELDS, RouteView, RoutingView, Statistic
-from moedsl.backend.runtime_view import GenerationView, RuntimeView
+from moedsl.backend.runtime_view import GenerationView, GivenView, RuntimeView
 from moedsl.backend.state_view import (
     AttendView,
     MaskView,
@@ -17,10 +20,12 @@ from moedsl.backend.state_view import (
     ScoresView,
     StateView,
 )
+from moedsl.backend.statements import suffix
+from moedsl.checks.causality import causality
 from moedsl.ir import ops
 from moedsl.ir.graph import Graph, Node
 from moedsl.ir.ops_base import Op, dims_of
-from moedsl.ir.shapes import is_ids
+from moedsl.ir.shapes import MAIN, stream_of
 
 
 def every_op(graph: Graph) -> Iterator[Op]:
@@ -91,29 +96,44 @@ def route_view(op: ops.Route) -> RouteView:
 # --- state.py, losses.py, generation.py ------------------------------------------------------------
 
 
-def plan_runtime(graph: Graph, header: str) -> RuntimeView:
+def plan_runtime(graph: Graph, header: str, once: bool = False) -> RuntimeView:
+    """`once`: the cache keeps what other streams are read as."""
     state = plan_state(graph)
+    state = replace(state, once=once) if state is not None else None
     generated = state is not None and state.cache and _is_language_model(graph)
     noisy = any(getattr(op, "drops", False) for op in every_op(graph))
     return RuntimeView(
         header=header,
         state=state,
         losses=tuple(_losses(graph)),
-        generation=GenerationView(noisy=noisy) if generated else None,
+        generation=generation_view(graph, noisy) if generated else None,
         checkpoint=plan_checkpoint(graph),
     )
 
 
 def _is_language_model(graph: Graph) -> bool:
     """Does it take tokens and give logits over them, causally?"""
-    root = graph.root
-    causal = all(op.causal for op in every_op(graph) if isinstance(op, ops.Attend | ops.Mix))
-    return (
-        causal
-        and [v.name for v in root.outputs] == ["logits"]
-        and root.inputs[0].name == "tokens"
-        and is_ids(root.inputs[0])
-    )
+    named = [v.name for v in graph.root.outputs] == ["logits"]
+    return named and causality(graph).kind == "causal"
+
+
+def generation_view(graph: Graph, noisy: bool) -> GenerationView:
+    root, reads = graph.root, Reads()
+    arguments = zip(root.ambients, root.wants, strict=True)
+    masks = {op.stream: v for v, op in arguments if isinstance(op, ops.MaskArgument)}
+    given = []
+    for value in root.inputs:
+        axis = stream_of(value)
+        mask = masks.get(axis) if axis else None
+        given.append(
+            GivenView(
+                name=f"{identifier(value.name)}_{suffix(value)}",
+                main=axis == MAIN,
+                mask=identifier(mask.name) if mask and reads.takes(root, mask) else "",
+                axes=f"B, {axis.letter}" if axis else "",
+            )
+        )
+    return GenerationView(noisy=noisy, inputs=tuple(given))
 
 
 def plan_state(graph: Graph) -> StateView | None:

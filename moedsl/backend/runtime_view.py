@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.backend.checkpoint_view import CheckpointView
 from moedsl.backend.losses_view import BalanceView, LossView, ZView
+from moedsl.backend.plan_lines import call_lines, indented
 from moedsl.backend.state_view import (
     AttendView,
     MaskView,
@@ -38,6 +39,7 @@ __all__ = [
     "BalanceView",
     "CheckpointView",
     "GenerationView",
+    "GivenView",
     "LossView",
     "MaskView",
     "RotaryView",
@@ -49,10 +51,48 @@ __all__ = [
 
 
 @frozen(kw_only=True)
+class GivenView:
+    """One argument of `generate`: the tokens that are continued (`main`), or what else the model takes. `mask`: the
+    argument that tells real tokens of it from padding, where the model reads one, of axes `axes`."""
+
+    name: str = "tokens_BT"
+    main: bool = True
+    mask: str = ""
+    axes: str = ""
+
+
+@frozen(kw_only=True)
 class GenerationView:
-    """generation.py. `noisy`: the model acts differently in training, so generating then is refused."""
+    """generation.py. `noisy`: the model acts differently in training, so generating then is refused; `inputs`: what the
+    model takes, in order."""
 
     noisy: bool = False
+    inputs: tuple[GivenView, ...] = (GivenView(),)
+
+    @property
+    def tokens(self) -> str:
+        return next(one.name for one in self.inputs if one.main)
+
+    @property
+    def others(self) -> tuple[GivenView, ...]:
+        return tuple(one for one in self.inputs if not one.main)
+
+    @property
+    def masked(self) -> tuple[GivenView, ...]:
+        return tuple(one for one in self.others if one.mask)
+
+    @property
+    def legend(self) -> str:
+        axes = {one.axes[-1]: one.name.rpartition("_")[0] for one in self.masked}
+        return "".join(f", {letter} tokens of `{name}`" for letter, name in axes.items())
+
+    @property
+    def call(self) -> str:
+        """The model on the latest tokens."""
+        given = ["said[-1]" if one.main else one.name for one in self.inputs]
+        masks = [f"{one.mask}={one.mask}" for one in self.masked]
+        items = [*given, *masks, "mask=seen_BS", "cache=cache"]
+        return "\n".join(indented(call_lines("output = model", items, depth=2), 2))
 
 
 @frozen(kw_only=True)

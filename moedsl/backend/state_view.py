@@ -195,6 +195,7 @@ class StateView:
     cache: bool = True
     scores: ScoresView | None = None
     positions: bool = False  # printed without rotaries too (learned positions)
+    once: bool = False  # the cache keeps what other streams are read as
     remember: bool = False  # what extends the cache apart from an attention core
 
     def __post_init__(self) -> None:

@@ -24,6 +24,8 @@ def lower_attention(build: Builder, attention: Attention, x: Value, memory: Valu
     for role, stream, width in (("q", x, queries), ("k", source, keys), ("v", source, keys)):
         value = build.role(role, getattr(attention, role), stream, width)
         build.bind(role, build.named(build.opened(value), role))
+    if memory is not None and stream_of(memory) != MAIN:
+        build.ambient(ops.CacheHandle())  # keeps keys and values of what stays as it is
     mixed = build.named(attend(build, attention, memory), "mixed")
     build.bind("mixed", build.merged(mixed))
     build.bind("mixed", build.role("mixed", attention.mixed, x))
