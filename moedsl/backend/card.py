@@ -108,7 +108,8 @@ def usage(graph: Graph, exported: tuple[str, ...], model: str) -> tuple[str, ...
 def inputs(graph: Graph) -> dict[str, str]:
     """Something of the right shape for each input."""
     found = {}
-    sizes = {i.name: i.recipe.settings[0][1] for i in graph.model.inputs if i.recipe.settings}
+    given = getattr(graph.model, "inputs", ())
+    sizes = {one.name: one.recipe.settings[0][1] for one in given if one.recipe.settings}
     for value in graph.root.inputs:
         assert isinstance(value.type, TensorType)
         axes = ["2", *(str(dim.size or 16) for dim in value.type.dims[1:])]

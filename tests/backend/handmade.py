@@ -5,7 +5,7 @@ from __future__ import annotations
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Graph, Node, RecordType, TensorType, Unit, Value
 
-B, T, N, R = Dim("B"), Dim("T"), Dim("N"), Dim("R")
+B, T, N, R = Dim("B"), Dim("T", stream=True), Dim("N"), Dim("R")
 D, V, E, K, F = Dim("D", 64), Dim("V", 256), Dim("E", 4), Dim("K", 2), Dim("F", 96)
 H, G, C = Dim("H", 4), Dim("G", 2), Dim("C", 16)
 HC, GC, TWO_F = Dim("D", 64), Dim("J", 32, (G, C)), Dim("J", 192)

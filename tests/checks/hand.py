@@ -14,7 +14,7 @@ from moedsl.ir.graph import Dim, Graph, Node, TensorType, Unit, Value
 from moedsl.ir.ops import Call, Combination, Embedding, Linear, Norm, Op, Pointwise, Stack
 from moedsl.source import Span
 
-B, T = Dim("B"), Dim("T")
+B, T = Dim("B"), Dim("T", stream=True)
 
 
 @frozen(kw_only=True)
