@@ -259,7 +259,8 @@ def summary(route: RouteView, kept_softmax: bool, rank_scores: bool) -> str:
         weights += f" plus {route.eps!r}" if route.eps else ""
     weights += f", times {route.scale!r}" if route.scale != 1 else ""
     sentence += f"; weights are {weights}."
-    return "\n    ".join(textwrap.wrap(sentence, width=81))
+    alone = len(sentence) <= 81  # with quotes on both sides
+    return "\n    ".join(textwrap.wrap(sentence, width=78 if alone else 81))
 
 
 def names(declared: Iterable[str]) -> tuple[str, ...]:

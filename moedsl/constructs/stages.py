@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Number, Words
+from moedsl.constructs.declare import Construct, Flag, Number, Words
 from moedsl.ir import ops
 
 if TYPE_CHECKING:
@@ -178,6 +178,8 @@ class Normalize(Construct):
     """Divide by the sum along the last axis, so that the result sums to 1."""
 
     eps = Number("0", low=0, doc="added to the sum")
+    detach = Flag("false", doc="the sum counts as a constant: no gradient goes through it")
 
     def lower(self, build: Builder, x: Value) -> Value:
-        return build.op(ops.Normalize(over=build.last(x), eps=float(self.eps)), x)
+        op = ops.Normalize(over=build.last(x), eps=float(self.eps), detach=self.detach)
+        return build.op(op, x)

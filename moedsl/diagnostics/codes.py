@@ -99,6 +99,7 @@ CODES: dict[str, str] = {
     "E0430": "parts that do not come out even",
     "E0431": "weights or rows shared by decisions for heads",
     "E0432": "a mixture per head with something of the token",
+    "E0433": "a projection that drops tokens",
     "E0413": "a share of what is no distribution",
     # --- losses and gradients
     "E0501": "a parameter that no gradient reaches",

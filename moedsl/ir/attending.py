@@ -23,13 +23,21 @@ def lower_attention(build: Builder, attention: Attention, x: Value, memory: Valu
     queries, keys = build.flat("I", heads, size), build.flat("J", shared, size)
     for role, stream, width in (("q", x, queries), ("k", source, keys), ("v", source, keys)):
         value = build.role(role, getattr(attention, role), stream, width)
-        build.bind(role, build.named(build.opened(value), role))
+        build.bind(role, build.named(_by_heads(build, value, width), role))
     if memory is not None and stream_of(memory) != MAIN:
         build.ambient(ops.CacheHandle())  # keeps keys and values of what stays as it is
     mixed = build.named(attend(build, attention, memory), "mixed")
     build.bind("mixed", build.merged(mixed))
     build.bind("mixed", build.role("mixed", attention.mixed, x))
     return build.role("o", attention.o, x, build.last(x))
+
+
+def _by_heads(build: Builder, value: Value, width: Dim) -> Value:
+    """Heads and channels apart; a tensor made elsewhere may have the width of heads without being made of them."""
+    opened = build.opened(value)
+    if build.is_opened(opened) or build.last(opened).size != width.size or value in build.bad:
+        return opened
+    return build.op(ops.SplitHeads(parts=width.split), opened)
 
 
 def _axes(build: Builder, attention: Attention) -> tuple[Dim, Dim, Dim]:

@@ -225,6 +225,10 @@ class Builder:
     def opened(self, x: Value) -> Value:
         """With heads and channels apart, where the last axis is made of them."""
         parts = self.last(x).split
+        if parts:
+            for node in reversed(self.frame.unit.nodes):
+                if x in node.outputs and isinstance(node.op, ops.MergeHeads):
+                    return node.inputs[0]
         return self.op(ops.SplitHeads(parts=parts), x) if parts else x
 
     def merged(self, x: Value) -> Value:

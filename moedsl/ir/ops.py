@@ -19,7 +19,6 @@ ops_streams     images, positions, pooling
 from moedsl.ir.ops_arranging import (
     HEAD_ROWS,
     ROWS,
-    FirstOfHeads,
     Gates,
     HeadRows,
     Join,
@@ -160,7 +159,6 @@ __all__ = [
     "EveryPosition",
     "ExpertChoice",
     "Field",
-    "FirstOfHeads",
     "FirstToken",
     "Further",
     "Gates",

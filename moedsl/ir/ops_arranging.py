@@ -134,24 +134,6 @@ class NumberByHead(Op):
 
 
 @frozen(kw_only=True)
-class FirstOfHeads(Op):
-    """[N, H * K] -> [N, H]: the first pick of each head."""
-
-    kept: Dim
-    heads: Dim
-    carries: ClassVar[tuple[int, ...] | None] = ()
-
-    @property
-    def code(self) -> str:  # type: ignore[override]
-        return f"{{0}}[:, ::{self.kept.size}]"
-
-    def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        picks = dims_of(inputs[0])
-        first = replace(picks.dims[-1], size=self.heads.size)
-        return (replace(picks, dims=(*picks.dims[:-1], first)),)
-
-
-@frozen(kw_only=True)
 class RealHeadRows(Op):
     """real_N -> real_M, or None where all rows are."""
 
@@ -178,6 +160,10 @@ class MergePlan(Op):
     @property
     def code(self) -> str:  # type: ignore[override]
         return f"merge_plan({{0}}, {self.heads.size})"
+
+    @property
+    def spread(self) -> Fraction:
+        return Fraction(1, self.heads.size or 1)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (DISPATCH,)

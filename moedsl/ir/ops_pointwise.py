@@ -134,10 +134,11 @@ class Softmax(Op):
 
 @frozen(kw_only=True)
 class Normalize(Op):
-    """Divided by the sum along the last axis, plus `eps`."""
+    """Divided by the sum along the last axis, plus `eps`; `detach`: by it as a constant."""
 
     over: Dim
     eps: float = 0.0
+    detach: bool = False
 
     @property
     def atom(self) -> bool:  # type: ignore[override]
@@ -148,19 +149,23 @@ class Normalize(Op):
         return self.over.loose and not self.eps
 
     @property
+    def _shares(self) -> str:
+        return "detached_shares" if self.detach else "shares"
+
+    @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (".selection:shares",) if self._none_may_be_there else ()
+        return (f".selection:{self._shares}",) if self._none_may_be_there else ()
 
     @property
     def code(self) -> str:  # type: ignore[override]
         if self._none_may_be_there:
-            return "shares({0})"
-        total = "{0}.sum(-1, keepdim=True)"
+            return f"{self._shares}({{0}})"
+        total = "{0}.sum(-1, keepdim=True)" + (".detach()" if self.detach else "")
         return f"{{0}} / ({total} + {self.eps!r})" if self.eps else f"{{0}} / {total}"
 
     @property
     def normalizes(self) -> Dim | None:
-        return None if self.eps else self.over
+        return None if self.eps or self.detach else self.over
 
 
 @frozen(kw_only=True)

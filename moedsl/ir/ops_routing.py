@@ -175,6 +175,7 @@ class Statistic(Op):
     choices: int = 0  # of weights: of how many
     bar: str = ""  # of a load: others | last, or nothing where there is no noise
     std: float | None = None  # of a load's noise; None: computed
+    every: int = 0  # first: each so many picks belong to a head, whose first one counts
 
     @property
     def carries(self) -> tuple[int, ...] | None:  # type: ignore[override]
@@ -197,17 +198,18 @@ class Statistic(Op):
             case "entropy":
                 value = f"entropy({self._distribution}).unsqueeze(1)"
             case "choices" | "first":
-                picked = "{0}" if self.which == "choices" else "{0}[:, :1]"
+                best = f"{{0}}[:, ::{self.every}]" if self.every else "{0}[:, :1]"
+                picked = "{0}" if self.which == "choices" else best
                 value = f"torch.zeros_like({{1}}, dtype=torch.int64).scatter(1, {picked}, 1)"
                 if self.loose:
                     value = f"count_picks({picked}, {{1}}.shape[1])"
             case "z":
-                value = "{0}.logsumexp(1, keepdim=True).square()"
+                return f"sum_z({{0}}, {rest})"
             case "probability":
                 value = self._distribution
             case "tokens":
                 return f"count_tokens({{0}}, {rest})"
-        squeeze = ".squeeze(1)" if self.which in ("z", "entropy") else ""
+        squeeze = ".squeeze(1)" if self.which == "entropy" else ""
         return f"segment_sum({value}, {rest}){squeeze}"
 
     @property
@@ -230,6 +232,8 @@ class Statistic(Op):
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
         if self.which == "tokens":
             return (".routing:count_tokens",)
+        if self.which == "z":
+            return (".selection:sum_z",)
         more = (".selection:count_picks",) if self.loose else ()
         if self.which == "weight":
             more = (".selection:weight_of_each",)

@@ -257,17 +257,15 @@ def _statistics(
                 build.op(ops.Statistic(which=which, per_sequence=many), build.scope["score"], *ends)
             )
         else:
-            loose, read = build.last(expert).loose, expert
-            if heads is not None and which == "first":
-                each = replace(build.last(expert), size=_times_less(build.last(expert), heads))
-                which, read = "choices", build.op(ops.FirstOfHeads(kept=each, heads=heads), expert)
-            op = ops.Statistic(which=which, per_sequence=many, loose=loose)
-            found.append(build.op(op, read, picks.logits, *by_token))
+            every = 0 if heads is None else (build.last(expert).size or 0) // (heads.size or 1)
+            op = ops.Statistic(
+                which=which,
+                per_sequence=many,
+                loose=build.last(expert).loose,
+                every=every if which == "first" else 0,
+            )
+            found.append(build.op(op, expert, picks.logits, *by_token))
     return [*found, build.op(ops.Statistic(which="tokens", per_sequence=many), logits, *ends)]
-
-
-def _times_less(kept: Dim, heads: Dim) -> int:
-    return (kept.size or 0) // (heads.size or 1)
 
 
 def _probability_of_heads(build: Builder, form: str, value: Value, heads: Dim) -> Value:

@@ -151,6 +151,8 @@ class Steps:
             found["scale"] = node.op.factor
             node = self.maker(node.inputs[0])
         if node is not None and isinstance(node.op, Normalize):
+            if node.op.detach:
+                return None
             found |= {"normalize": True, "eps": node.op.eps}
             node = self.maker(node.inputs[0])
         if node is not None and isinstance(node.op, Softmax):

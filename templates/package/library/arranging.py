@@ -48,7 +48,7 @@ def number_by_head(expert_MK: Tensor, num_heads: int, num_choices: int) -> Tenso
 
 
 def merge_plan(plan: Dispatch, num_heads: int) -> Dispatch:
-    """The plan of M rows as one of N rows: of each token, with the picks of all heads."""
+    """The plan of M rows as one of N: of each token, with the picks of all heads."""
     place_NK = plan.place_NK.view(plan.place_NK.shape[0] // num_heads, -1)
     source_R = plan.source_R // num_heads
     return Dispatch(source_R, place_NK, plan.count_E, plan.offset_E)

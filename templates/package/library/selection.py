@@ -7,6 +7,7 @@ numbered E, one past the last expert.
 import torch
 from torch import Tensor
 
+from .reference import segment_sum
 from .routing import Dispatch
 
 
@@ -33,6 +34,12 @@ def limit_groups(key_NE: Tensor, num_groups: int, keep: int, best: int) -> Tenso
     kept_NG = torch.zeros_like(rank_NG, dtype=torch.bool)
     kept_NG = kept_NG.scatter(1, group_NG[:, :keep], True)
     return key_NGC.where(kept_NG.unsqueeze(2), -torch.inf).flatten(1)
+
+
+def sum_z(score_NE: Tensor, real_N: Tensor | None, num_sequences: int) -> Tensor:
+    """The squared log-sum-exps of each sequence's real rows, summed, [S]."""
+    z_N1 = score_NE.logsumexp(1, keepdim=True).square()
+    return segment_sum(z_N1, real_N, num_sequences).squeeze(1)
 
 
 def row_weights(weight_NK: Tensor, plan: Dispatch) -> Tensor:
