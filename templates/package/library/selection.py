@@ -23,6 +23,12 @@ def shares(weight_NK: Tensor) -> Tensor:
     return weight_NK / sum_N1.where(sum_N1 != 0, 1)
 
 
+def detached_shares(weight_NK: Tensor) -> Tensor:
+    """As `shares`; the sum counts as a constant."""
+    sum_N1 = weight_NK.sum(1, keepdim=True).detach()
+    return weight_NK / sum_N1.where(sum_N1 != 0, 1)
+
+
 def limit_groups(key_NE: Tensor, num_groups: int, keep: int, best: int) -> Tensor:
     """The keys of the groups whose `best` highest keys have the largest sums.
 

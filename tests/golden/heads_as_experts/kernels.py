@@ -31,7 +31,7 @@ def guarded(launch: Callable) -> Callable:
     return wrapper
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def count_kernel(
     expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr
 ):
@@ -45,7 +45,7 @@ def count_kernel(
     tl.store(count_EB + o_e * B + i_b, tl.sum(b_hit, 0), mask=o_e < E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     """Turn the counts of one expert, in place, into where each block starts in it."""
     i_e = tl.program_id(0)
@@ -60,7 +60,7 @@ def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     tl.store(count_E + i_e, b_total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def place_kernel(
     expert,
     start_EB,

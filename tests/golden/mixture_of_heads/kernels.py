@@ -77,7 +77,7 @@ def softmax_backward(b_d_p, b_p):
     return b_d_z - b_p * tl.sum(b_d_z, 1)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def sum_blocks_kernel(
     choices_SBE,
     probability_SBE,
@@ -108,7 +108,7 @@ def sum_blocks_kernel(
     tl.store(probability_SE + i_s * E + o_e, b_probability, mask=m_e)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_heard_fwd_kernel(
     logits_NE,
     real_N,
@@ -185,7 +185,7 @@ def route_heard(
     return weight_NK, expert_NK, choices_SE, probability_SE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def route_heard_bwd_kernel(
     d_weight_NK,
     d_probability_SE,
@@ -211,7 +211,7 @@ def route_heard_bwd_kernel(
     b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
     b_p = softmax(b_z)
     b_kept = softmax(tl.where(m_kept, b_z, float("-inf")))
-    b_d_z = softmax_backward(b_d, b_kept)
+    b_d_z = tl.where(m_kept, softmax_backward(b_d, b_kept), 0.0)
 
     m_real = m_t
     if real_N is not None:
@@ -248,7 +248,7 @@ def route_heard_backward(
     return d_logits_NE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def count_kernel(
     expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr
 ):
@@ -262,7 +262,7 @@ def count_kernel(
     tl.store(count_EB + o_e * B + i_b, tl.sum(b_hit, 0), mask=o_e < E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     """Turn the counts of one expert, in place, into where each block starts in it."""
     i_e = tl.program_id(0)
@@ -277,7 +277,7 @@ def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     tl.store(count_E + i_e, b_total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def place_kernel(
     expert,
     start_EB,

@@ -31,7 +31,7 @@ def guarded(launch: Callable) -> Callable:
     return wrapper
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def count_kernel(
     expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr
 ):
@@ -45,7 +45,7 @@ def count_kernel(
     tl.store(count_EB + o_e * B + i_b, tl.sum(b_hit, 0), mask=o_e < E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     """Turn the counts of one expert, in place, into where each block starts in it."""
     i_e = tl.program_id(0)
@@ -60,7 +60,7 @@ def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
     tl.store(count_E + i_e, b_total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "B"])
 def place_kernel(
     expert,
     start_EB,
@@ -75,22 +75,30 @@ def place_kernel(
     BE: tl.constexpr,
     BR: tl.constexpr,
 ):
-    """Place routed rows after those of lower experts, of earlier blocks and earlier."""
+    """Place routed rows after those of lower experts, of earlier blocks and earlier.
+
+    Absent picks, numbered E, stand behind all others and have no place.
+    """
     i_b = tl.program_id(0)
     o_r = i_b * BR + tl.arange(0, BR)
     m_r = o_r < R
     o_e = tl.arange(0, BE)
-    b_expert = tl.load(expert + o_r, mask=m_r, other=0).to(tl.int32)
+    b_expert = tl.load(expert + o_r, mask=m_r, other=E).to(tl.int32)
     b_count = tl.load(count_E + o_e, mask=o_e < E, other=0)
     # [BR, BE]
     m_lower = o_e[None, :] < b_expert[:, None]
     b_place = tl.sum(tl.where(m_lower, b_count[None, :], 0), 1)
-    b_place += tl.load(start_EB + b_expert * B + i_b, mask=m_r, other=0)
+    # Of the rows in earlier blocks, those that no expert took are absent.
+    m_here = b_expert < E
+    b_start = tl.load(start_EB + o_e * B + i_b, mask=o_e < E, other=0)
+    b_absent = i_b * BR - tl.sum(b_start, 0)
+    p_start = start_EB + b_expert * B + i_b
+    b_place += tl.where(m_here, tl.load(p_start, mask=m_here, other=0), b_absent)
     # [BR, BR]
     m_same = b_expert[None, :] == b_expert[:, None]
     m_earlier = m_same & (o_r[None, :] < o_r[:, None])
     b_place += tl.sum(m_earlier.to(tl.int32), 1)
-    tl.store(place_NK + o_r, b_place, mask=m_r)
+    tl.store(place_NK + o_r, tl.where(m_here, b_place, -1), mask=m_r)
     tl.store(source_R + b_place, o_r // K, mask=m_r)
     tl.store(offset_E + o_e, tl.cumsum(b_count, 0), mask=(o_e < E) & (i_b == 0))
 
@@ -141,7 +149,8 @@ def gather_rows_bwd_kernel(
     b_sum = tl.zeros([BD], tl.float32)
     for k in tl.static_range(K):
         i_r = tl.load(place_NK + i_n * K + k).to(tl.int64)
-        b_sum += tl.load(d_RD + i_r * D + o_d, mask=m_d, other=0.0).to(tl.float32)
+        m_r = m_d & (i_r >= 0)
+        b_sum += tl.load(d_RD + i_r * D + o_d, mask=m_r, other=0.0).to(tl.float32)
     tl.store(d_ND + i_n * D + o_d, b_sum, mask=m_d)
 
 
@@ -171,8 +180,10 @@ def combine_fwd_kernel(
     b_sum = tl.zeros([BD], tl.float32)
     for k in tl.static_range(K):
         i_r = tl.load(place_NK + i_n * K + k).to(tl.int64)
-        b_weight = tl.load(weight_NK + i_n * K + k).to(tl.float32)
-        b_y = tl.load(y_RD + i_r * D + o_d, mask=m_d, other=0.0).to(tl.float32)
+        p_weight = weight_NK + i_n * K + k
+        b_weight = tl.load(p_weight, mask=i_r >= 0, other=0.0).to(tl.float32)
+        m_r = m_d & (i_r >= 0)
+        b_y = tl.load(y_RD + i_r * D + o_d, mask=m_r, other=0.0).to(tl.float32)
         b_sum += b_weight * b_y
     tl.store(y_ND + i_n * D + o_d, b_sum, mask=m_d)
 
@@ -209,9 +220,10 @@ def combine_bwd_kernel(
         m_d = o_d < D
         p_d = d_ND + i_nk // K * D + o_d
         b_d = tl.load(p_d, mask=m_d, other=0.0).to(tl.float32)
-        b_y = tl.load(y_RD + i_r * D + o_d, mask=m_d, other=0.0).to(tl.float32)
-        b_d_weight += b_d * b_y
-        tl.store(d_RD + i_r * D + o_d, b_weight * b_d, mask=m_d)
+        m_r = m_d & (i_r >= 0)
+        b_y = tl.load(y_RD + i_r * D + o_d, mask=m_r, other=0.0).to(tl.float32)
+        b_d_weight += tl.where(m_r, b_d * b_y, 0.0)
+        tl.store(d_RD + i_r * D + o_d, b_weight * b_d, mask=m_r)
     tl.store(d_weight_NK + i_nk, tl.sum(b_d_weight, 0))
 
 
@@ -220,7 +232,8 @@ def combine_backward(
     d_ND: Tensor, y_RD: Tensor, weight_NK: Tensor, place_NK: Tensor
 ) -> tuple[Tensor, Tensor]:
     (N, K), D = place_NK.shape, y_RD.shape[1]
-    d_RD, d_weight_NK = torch.empty_like(y_RD), torch.empty_like(weight_NK)
+    # Rows that are nobody's get zeros.
+    d_RD, d_weight_NK = torch.zeros_like(y_RD), torch.empty_like(weight_NK)
     BD = min(1024, triton.next_power_of_2(D))
     combine_bwd_kernel[(N * K,)](
         d_ND, y_RD, weight_NK, place_NK, d_RD, d_weight_NK, D, K, BD

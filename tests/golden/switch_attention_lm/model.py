@@ -86,7 +86,7 @@ class InsideExperts(nn.Module):
 
 
 class Inside(nn.Module):
-    """A mixture of 16 experts; each row goes to 1."""
+    """A mixture of 16 experts; each row goes to up to 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class ToldExperts(nn.Module):
 
 
 class Told(nn.Module):
-    """A mixture of 16 experts; each row goes to 1."""
+    """A mixture of 16 experts; each row goes to up to 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class AskingExperts(nn.Module):
 
 
 class Asking(nn.Module):
-    """A mixture of 16 experts; each row goes to 1."""
+    """A mixture of 16 experts; each row goes to up to 1."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -58,10 +58,10 @@ def gather_rows_backward(d_RD: Tensor, place_NK: Tensor) -> Tensor:
 
 def combine(y_RD: Tensor, weight_NK: Tensor, place_NK: Tensor) -> Tensor:
     """Sum each row's experts by weight, in the order of choice, [N, D]."""
-    if y_RD.shape[0] == 0:
-        return y_RD.new_zeros(place_NK.shape[0], y_RD.shape[1])
+    # Absent picks read a row of zeros behind all others.
     weight_NK = weight_NK.where(place_NK >= 0, 0)
-    place_NK = place_NK.clamp(min=0)
+    place_NK = place_NK.where(place_NK >= 0, y_RD.shape[0])
+    y_RD = F.pad(y_RD, (0, 0, 0, 1))
     y_ND = F.embedding_bag(
         place_NK,
         wide(y_RD),

@@ -87,7 +87,7 @@ class Dispatch(NamedTuple):
 
 
 def dispatch(expert_NK: Tensor, num_experts: int) -> Dispatch:
-    """Sort (row, choice) pairs by expert; absent ones, numbered num_experts, come last.
+    """Sort (row, choice) pairs by expert; absent ones are numbered num_experts.
 
     The rows behind offset_E[-1] are copies that nobody computes with.
     """
