@@ -17,7 +17,6 @@ from moedsl.ir.cost import Line, cost
 from moedsl.ir.graph import Graph, Unit
 from moedsl.model import terms
 
-
 # How a mixture puts experts together where it is like a wide dense layer.
 _PLAIN = {"mix": "outputs", "inputs": "same", "per": "token"}
 
