@@ -448,6 +448,161 @@ DBRX = Family(
     experts=False,
 )
 
+LATENT = (
+    "mla.heads=4",
+    "mla.q_rank=20",
+    "mla.kv_rank=24",
+    "mla.head_dim=12",
+    "mla.rope_dim=8",
+    "mla.value_dim=10",
+)
+LATENT_CONFIG = dict(
+    num_key_value_heads=4,
+    kv_lora_rank=24,
+    q_lora_rank=20,
+    qk_nope_head_dim=12,
+    qk_rope_head_dim=8,
+    v_head_dim=10,
+    rms_norm_eps=1e-6,
+)
+
+DEEPSEEK_V2_GROUPS = Family(
+    spec="deepseek_v2",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=2",
+        "context=128",
+        "dense=swiglu(56)",
+        *LATENT,
+        "sparse.experts=9 * swiglu(20)",
+        "sparse.shared=swiglu(40)",
+        "top6.select=groups(3, keep = 2) -> top_k(3)",
+    ),
+    cls="DeepseekV2ForCausalLM",
+    config_cls="DeepseekV2Config",
+    config=COMMON
+    | LATENT_CONFIG
+    | dict(
+        intermediate_size=56,
+        moe_intermediate_size=20,
+        first_k_dense_replace=1,
+        n_routed_experts=9,
+        n_shared_experts=2,
+        num_experts_per_tok=3,
+        topk_method="group_limited_greedy",
+        n_group=3,
+        topk_group=2,
+        routed_scaling_factor=16.0,
+        rope_parameters=YARN_DEEPSEEK | {"mscale": 0.707, "mscale_all_dim": 0.707},
+    ),
+)
+
+DEEPSEEK_V3 = Family(
+    spec="deepseek_v3",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=1",
+        "context=128",
+        "dense=swiglu(56)",
+        *LATENT,
+        "sparse.experts=12 * swiglu(20)",
+        "sparse.shared=swiglu(20)",
+        "limited.select=groups(4, keep = 2, rank = top(2)) -> top_k(3)",
+    ),
+    cls="DeepseekV3ForCausalLM",
+    config_cls="DeepseekV3Config",
+    config=COMMON
+    | LATENT_CONFIG
+    | dict(
+        num_hidden_layers=4,
+        intermediate_size=56,
+        moe_intermediate_size=20,
+        first_k_dense_replace=3,
+        n_routed_experts=12,
+        n_shared_experts=1,
+        num_experts_per_tok=3,
+        n_group=4,
+        topk_group=2,
+        norm_topk_prob=True,
+        routed_scaling_factor=2.5,
+        rope_parameters=YARN_DEEPSEEK | {"mscale": 1.0, "mscale_all_dim": 1.0},
+    ),
+)
+
+GLM = Family(
+    spec="glm_4_5_air",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=2",
+        "context=128",
+        "dense=swiglu(56)",
+        "gqa.heads=4",
+        "gqa.kv_heads=2",
+        "gqa.head_dim=12",
+        "sparse.experts=9 * swiglu(20)",
+        "sparse.shared=swiglu(20)",
+        "balanced.select=top_k(3)",
+    ),
+    cls="Glm4MoeForCausalLM",
+    config_cls="Glm4MoeConfig",
+    config=COMMON
+    | dict(
+        intermediate_size=56,
+        moe_intermediate_size=20,
+        first_k_dense_replace=1,
+        num_key_value_heads=2,
+        head_dim=12,
+        attention_bias=True,
+        n_routed_experts=9,
+        n_shared_experts=1,
+        num_experts_per_tok=3,
+        n_group=1,
+        topk_group=1,
+        norm_topk_prob=True,
+        routed_scaling_factor=1.0,
+        rms_norm_eps=1e-5,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+)
+
+MINIMAX = Family(
+    spec="minimax_m2",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=3",
+        "context=128",
+        "gqa.heads=4",
+        "gqa.kv_heads=2",
+        "gqa.head_dim=12",
+        "sparse.experts=9 * swiglu(20)",
+        "balanced.select=top_k(3)",
+    ),
+    cls="MiniMaxM2ForCausalLM",
+    config_cls="MiniMaxM2Config",
+    config=COMMON
+    | dict(
+        intermediate_size=20,
+        num_key_value_heads=2,
+        head_dim=12,
+        num_local_experts=9,
+        num_experts_per_tok=3,
+        rms_norm_eps=1e-6,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+)
+
 # Its balance loss is compared in tests/systems/test_jetmoe.py: transformers counts each attention router twice.
 JETMOE = Family(
     spec="jetmoe_8b",
@@ -491,5 +646,9 @@ FAMILIES = (
     PHI,
     GRANITE,
     DBRX,
+    DEEPSEEK_V2_GROUPS,
+    DEEPSEEK_V3,
+    GLM,
+    MINIMAX,
     JETMOE,
 )

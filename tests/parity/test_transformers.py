@@ -93,6 +93,10 @@ def our_gradients(family, module, ours, folder):
             twin.named_parameters(), ours.named_parameters(), strict=True
         ):
             weight.copy_(source.grad)
+        for (_, buffer), (_, source) in zip(
+            twin.named_buffers(), ours.named_buffers(), strict=True
+        ):
+            buffer.copy_(source)
     module.save_checkpoint(twin, folder)
     return safetensors.torch.load_file(next(folder.glob("*.safetensors")))
 

@@ -5,6 +5,8 @@ The comparison with transformers itself is tests/parity.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -72,6 +74,24 @@ NAIVE = {
     "a narrower tie": ("phi3_5_moe", "mixer.weigh=score -> near_ties(2%)"),
     # Granite: scores are scaled by a number of their own
     "the standard scale": ("granite_3_1b_a400m", "gqa.scores=dot"),
+    # DeepSeek-V3: the bias in the choice and not in the weight, groups by two best, the factor after the sum
+    "the bias in the weights": (
+        "deepseek_v3",
+        "limited.weigh=choose -> normalize(eps = 1e-20) -> scale(2.5)",
+    ),
+    "groups by their best": (
+        "deepseek_v3",
+        "limited.select=groups(4, keep = 2, rank = top(1)) -> top_k(3)",
+    ),
+    "no groups": ("deepseek_v3", "limited.select=top_k(3)"),
+    "the factor before the sum": (
+        "deepseek_v3",
+        "limited.weigh=gate -> scale(2.5) -> normalize(eps = 1e-20)",
+    ),
+    "a factor on the shared expert too": (
+        "deepseek_v3",
+        "sparse.shared=swiglu(20) -> scale(2.5)",
+    ),
     # DBRX
     "no clip": ("dbrx", "gqa.v=linear"),
 }
@@ -111,6 +131,10 @@ def test_the_naive_form_is_another_function(name: str, exact, tmp_path) -> None:
 PUBLISHED = {
     # total and active billions as published; what a published "active" leaves out
     "deepseek_v2_lite": (15.7, 2.4, "embed"),
+    "deepseek_v2": (235.7, 21.0, ""),
+    "deepseek_v3": (671.0, 37.0, ""),
+    "glm_4_5_air": (106.9, 13.4, ""),
+    "minimax_m2": (228.7, 11.0, ""),
     "gpt_oss_20b": (20.9, 3.6, "embed"),
     "qwen2_57b_a14b": (57.4, 14.2, ""),
     "llama4_scout": (107.8, 17.2, ""),
@@ -140,6 +164,75 @@ def test_counts_are_those_of_transformers(name: str) -> None:
     graph = pipeline.check(source(name), family.settings).graph
     theirs = family.reference()
     assert cost(graph).total.total == sum(p.numel() for p in theirs.parameters())
+
+
+# --- variants ------------------------------------------------------------------------------------
+
+
+def agree(theirs, module, folder) -> None:
+    theirs.save_pretrained(folder)
+    ours = model_class(module)().eval()
+    module.load_checkpoint(ours, folder)
+    with torch.no_grad():
+        expected, actual = theirs(tokens()).logits, ours(tokens()).logits
+    assert (actual - expected).abs().max() < 1e-5 * max(1.0, expected.std().item())
+
+
+def test_mixtral_with_a_window(tmp_path) -> None:
+    family = OF["mixtral_8x7b"]
+    windowed = replace(family, config=family.config | {"sliding_window": 5})
+    agree(
+        windowed.reference(),
+        package(family.spec, (*family.settings, "gqa.window=5")),
+        tmp_path,
+    )
+
+
+SPARSE_STEP = """
+import qwen2_57b_a14b from "qwen2_57b_a14b.moe"
+
+model every_other = qwen2_57b_a14b with {
+  ffn dense = swiglu(48)
+  output logits = tokens -> embed -> 4 * layer(by_layer(2 * (dense -> sparse))) -> last -> head
+  checkpoint hub = hub with {
+    layer[i].feed_forward.[gate, up, down] = "model.layers.{i}.mlp.[gate, up, down]_proj.weight"
+  }
+}
+"""
+
+
+def test_qwen_with_dense_layers_between(tmp_path) -> None:
+    """`decoder_sparse_step = 2`: layers 1, 3, ... are sparse."""
+    family = OF["qwen2_57b_a14b"]
+    files = source(family.spec).files
+    settings = tuple(s for s in family.settings if not s.startswith("depth"))
+    result = pipeline.compile(Source(SPARSE_STEP, "every_other.moe", files), settings)
+    assert result.ok, [d.message for d in result.diagnostics]
+    theirs = replace(
+        family, config=family.config | {"num_hidden_layers": 4, "decoder_sparse_step": 2}
+    ).reference()
+    agree(theirs, imported(result.files), tmp_path)
+
+
+def test_a_larger_vocabulary_starts_at_the_mean(tmp_path) -> None:
+    family = OF["mixtral_8x7b"]
+    theirs = family.reference()
+    theirs.save_pretrained(tmp_path)
+    settings = ("vocab=120", *(s for s in family.settings if not s.startswith("vocab")))
+    module = package("chinese_mixtral_8x7b", settings)
+    model = model_class(module)().eval()
+    module.start_from_before(model, tmp_path, seed=0)
+    for ours, old in ((model.embed, theirs.model.embed_tokens), (model.head, theirs.lm_head)):
+        assert torch.equal(ours.weight[:97], old.weight)
+        mean = old.weight.mean(0).expand(23, -1)
+        torch.testing.assert_close(ours.weight[97:], mean, atol=1e-6, rtol=1e-6)
+    with torch.no_grad():
+        logits = model(tokens()).logits
+        torch.testing.assert_close(logits[..., :97], theirs(tokens()).logits, atol=1e-5, rtol=1e-5)
+    module.save_checkpoint(model, tmp_path / "extended")
+    again = model_class(module)()
+    module.load_checkpoint(again, tmp_path / "extended")
+    assert torch.equal(again.embed.weight, model.embed.weight)
 
 
 # --- scaled positions ----------------------------------------------------------------------------
