@@ -88,6 +88,9 @@ def route_view(op: ops.Route) -> RouteView:
         eps=op.eps,
         scale=op.scale,
         bias=op.bias,
+        groups=op.groups,
+        keep=op.keep,
+        best=op.best,
         statistics=cast(tuple[Statistic, ...], op.statistics),
         distribution=op.distribution,  # type: ignore[arg-type]
     )

@@ -45,6 +45,8 @@ class RouteView:
     - `normalize` divides the kept scores by their sum plus `eps`; `scale` multiplies at the end.
     - `bias` adds a correction to what is chosen by (the score, or the logit under
       `choose_then_score`), never to the weight.
+    - `groups`: experts stand in that many groups of neighbours, and a row takes only those of the `keep` groups
+      whose `best` highest numbers have the largest sums.
     - `statistics`: what the losses and controllers of the spec read. A package prints one
       `Routing` class, so each of its routes computes the union over them.
     - `distribution`: the routing probability behind the statistics `probability` and `entropy`:
@@ -60,6 +62,9 @@ class RouteView:
     eps: float = 0.0
     scale: float = 1.0
     bias: bool = False
+    groups: int = 1
+    keep: int = 1
+    best: int = 1
     statistics: tuple[Statistic, ...] = ()
     distribution: Literal["softmax", "sigmoid"] = "softmax"
 
@@ -67,6 +72,11 @@ class RouteView:
         assert self.name.isidentifier()
         assert 1 <= self.top_k <= self.num_experts
         assert set(self.statistics) <= set(FUSED)
+        size, rest = divmod(self.num_experts, self.groups)
+        assert not rest
+        assert self.best <= size
+        # Every row finds its experts in the groups that it keeps.
+        assert self.top_k <= self.keep * size
 
 
 @frozen(kw_only=True)
@@ -116,7 +126,8 @@ class PrintedRoute:
 
     `kept_softmax`: the weights are the softmax over the kept logits, without a score of the
     others. `rank_scores`: experts are ranked by score and not by logit. `distributed`: some
-    statistic reads the routing probability. `lanes`: E rounded up to a power of two.
+    statistic reads the routing probability. `group`: how many experts stand in one. The forward
+    kernel gives `group_lanes` to each of `group_blocks` groups, powers of two that make up `lanes`.
     """
 
     name: str
@@ -133,6 +144,12 @@ class PrintedRoute:
     distributed: bool
     uses_softmax: bool
     uses_sigmoid: bool
+    groups: int
+    keep: int
+    best: int
+    group: int
+    group_lanes: int
+    group_blocks: int
     lanes: int
     block_rows: int
     warps: int
@@ -144,6 +161,16 @@ class PrintedRoute:
     backward_inputs: tuple[str, ...]
     forward_arguments: tuple[str, ...]
     backward_arguments: tuple[str, ...]
+
+    @property
+    def limits(self) -> bool:
+        """Whether a row chooses in some groups alone."""
+        return self.groups > 1
+
+    @property
+    def spread(self) -> bool:
+        """Whether groups do not fill their lanes, so that a lane is not its expert."""
+        return self.limits and self.group_lanes != self.group
 
     @property
     def padded(self) -> bool:
@@ -170,10 +197,14 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
     kept_softmax = route.score == "softmax" and (
         route.order == "choose_then_score" or (route.normalize and route.eps == 0)
     )
-    # Without a bias scores rank as their logits do, and logits saturate later.
-    rank_scores = route.bias and route.order == "score_then_choose" and route.score != "identity"
+    # Scores rank as their logits do, and logits saturate later; not so with a bias, or in sums.
+    by_scores = route.order == "score_then_choose" and route.score != "identity"
+    rank_scores = by_scores and (route.bias or (route.groups > 1 and route.best > 1))
     distributed = not {"probability", "entropy"}.isdisjoint(statistics)
-    lanes = 1 << (route.num_experts - 1).bit_length()
+    group = route.num_experts // route.groups
+    group_lanes = power_of_two(group)
+    group_blocks = power_of_two(route.groups)
+    lanes = group_blocks * group_lanes
     return PrintedRoute(
         name=route.name,
         E=route.num_experts,
@@ -191,6 +222,12 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
         or (distributed and route.distribution == "softmax")
         or "z" in statistics,
         uses_sigmoid=route.score == "sigmoid" or (distributed and route.distribution == "sigmoid"),
+        groups=route.groups,
+        keep=route.keep,
+        best=route.best,
+        group=group,
+        group_lanes=group_lanes,
+        group_blocks=group_blocks,
         lanes=lanes,
         # Tiles of 2048 values: 8 to a thread at 8 warps, so that nothing spills.
         block_rows=max(1, min(64, 2048 // lanes)),
@@ -198,6 +235,11 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
         summary=summary(route, kept_softmax, rank_scores),
         **parameters(route, statistics),
     )
+
+
+def power_of_two(size: int) -> int:
+    """The least that is no smaller."""
+    return 1 << (size - 1).bit_length()
 
 
 def parameters(route: RouteView, statistics: tuple[Statistic, ...]) -> dict[str, tuple[str, ...]]:
@@ -253,6 +295,9 @@ def summary(route: RouteView, kept_softmax: bool, rank_scores: bool) -> str:
     most = f"{route.top_k} largest" if route.top_k > 1 else "largest"
     sentence = f"The {most} of {route.num_experts} {ranked}"
     sentence += ", corrected by a bias" if route.bias else ""
+    if route.groups > 1:
+        best = f"{route.best} best" if route.best > 1 else "best"
+        sentence += f", in the {route.keep} of {route.groups} groups with the highest {best}"
     weights = "the softmax over the kept logits" if kept_softmax else f"the {scores} of the chosen"
     if route.normalize and not kept_softmax:
         weights += " divided by their sum"
@@ -295,6 +340,8 @@ def render_routing_files(view: RoutingView, environment: Environment) -> dict[st
         "softmax": any(route.uses_softmax or route.kept_softmax for route in routes),
         "softmax_backward": any(route.chains_softmax for route in routes),
         "kept_softmax": any(route.kept_softmax for route in routes),
+        "limits": any(route.limits for route in routes),
+        "most_kept": max((route.K for route in routes), default=0),
         "layout": layout,
         "names": names,
     }

@@ -270,7 +270,8 @@ class Route(Op):
 
     `before`: the score runs over all logits before selection; else over the kept ones alone. `normalize` divides the
     kept by their sum plus `eps`; `scale` multiplies last. `distribution` is the probability that losses read. With a
-    `bias`, the second input, what is ranked is the score (`before`) or the logit plus that.
+    `bias`, the second input, what is ranked is the score (`before`) or the logit plus that. Only choices of the `keep`
+    best of `groups` are kept (see `LimitGroups`).
     """
 
     name: str
@@ -282,6 +283,9 @@ class Route(Op):
     eps: float = 0.0
     scale: float = 1.0
     bias: bool = False
+    groups: int = 1
+    keep: int = 1
+    best: int = 1
     statistics: tuple[str, ...] = ()
     distribution: str = "softmax"  # softmax | sigmoid
     carries: ClassVar[tuple[int, ...] | None] = (0,)

@@ -21,6 +21,7 @@ from moedsl.ir.ops import (
     Combination,
     Correction,
     Gather,
+    LimitGroups,
     Normalize,
     Pointwise,
     Route,
@@ -49,10 +50,10 @@ def _fuse(unit: Unit, routed: Node, names: dict[str, Route]) -> None:
     steps = Steps({value: node for node in unit.nodes for value in node.outputs}, logits)
     form = steps.weights(weight, expert)
     read = steps.statistics(statistics)
-    ranked, bias = steps.ranked(expert)
+    ranked, bias, limit = steps.ranked(expert)
     if form is None or read is None or not ranked:
         return
-    if bias:
+    if bias or (limit and limit["best"] > 1):
         form = _ranked_alike(form, ranked)
         if form is None:
             return
@@ -61,6 +62,7 @@ def _fuse(unit: Unit, routed: Node, names: dict[str, Route]) -> None:
         kept=routed.op.kept,
         choices=routed.op.choices,
         bias=bool(bias),
+        **limit,
         **form,
         **read,
     )
@@ -75,7 +77,7 @@ def _fuse(unit: Unit, routed: Node, names: dict[str, Route]) -> None:
 
 
 def _ranked_alike(form: dict[str, Any], ranked: str) -> dict[str, Any] | None:
-    """The weights' form, with the same function of logits ranked and weighed: with a correction it matters which.
+    """The weights' form, with the same function of logits ranked and weighed: with a correction, or ranked by sums, it matters which.
 
     Softmax over the kept logits is softmax over all, divided by the kept sum: it goes with either ranking.
     """
@@ -131,17 +133,24 @@ class Steps:
             value = node.inputs[0]
         return True
 
-    def ranked(self, expert: Value) -> tuple[str, tuple[Value, ...]]:
-        """The function of logits that is ranked ("" for others), and a correction that was added to it."""
+    def ranked(self, expert: Value) -> tuple[str, tuple[Value, ...], dict[str, Any]]:
+        """The function of logits that is ranked ("" for others), a correction that was added to it, and in which
+        groups."""
         node = self.of.get(expert)
         if node is None or not isinstance(node.op, TopK):
-            return "", ()
-        match self.maker(node.inputs[0]):
+            return "", (), {}
+        key, limit = node.inputs[0], dict[str, Any]()
+        before = self.maker(key)
+        if before is not None and isinstance(before.op, LimitGroups):
+            op, key = before.op, before.inputs[0]
+            if op.keep < op.groups:
+                limit = {"groups": op.groups, "keep": op.keep, "best": op.best}
+        match self.maker(key):
             case Node(op=Combination(operator="+", number=None), inputs=(one, other)):
                 for value, bias in ((one, other), (other, one)):
                     if (by := self.of.get(bias)) is not None and isinstance(by.op, Correction):
-                        return self.score(value), (bias,)
-        return self.score(node.inputs[0]), ()
+                        return self.score(value), (bias,), limit
+        return self.score(key), (), limit
 
     def weights(self, weight: Value, expert: Value) -> dict[str, Any] | None:
         """How weights come from what was kept: read from the last step to the first."""

@@ -13,7 +13,7 @@ from tests.kernels import views
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
-FEW = ("mixtral", "deepseek", "mixed", "loose")
+FEW = ("mixtral", "deepseek", "grouped_unevenly", "loose")
 
 
 def interpret(names: tuple[str, ...], folder: Path) -> None:

@@ -3,6 +3,8 @@ steps against a loop over tokens in float64, and the traps of the naive forms.""
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import Tensor
@@ -27,18 +29,19 @@ def codes(spec: str) -> list[str]:
     return [d.code for d in moedsl.pipeline.check(Source(spec, "t.moe")).diagnostics]
 
 
-def routed(logits: Tensor, best: int, filled: float = float("-inf")) -> tuple[Tensor, Tensor]:
+def routed(logits: Tensor, bias: Tensor, best: int) -> tuple[Tensor, Tensor]:
     """Token by token: the two best groups by the sum of their `best` highest scores, then the three best in them."""
     chosen, weights = [], []
     for z in logits.detach().double():
         gate = z.sigmoid()
+        corrected = gate + bias
         size = E // GROUPS
         ranks = [
-            sum(sorted(gate[g * size : (g + 1) * size].tolist(), reverse=True)[:best])
+            sum(sorted(corrected[g * size : (g + 1) * size].tolist(), reverse=True)[:best])
             for g in range(GROUPS)
         ]
         groups = sorted(range(GROUPS), key=lambda g: -ranks[g])[:KEEP]
-        keys = [float(gate[e]) if e // size in groups else filled for e in range(E)]
+        keys = [float(corrected[e]) if e // size in groups else float("-inf") for e in range(E)]
         picks = sorted(range(E), key=lambda e: -keys[e])[:K]
         kept = gate[picks]
         chosen.append(torch.tensor(picks))
@@ -47,20 +50,25 @@ def routed(logits: Tensor, best: int, filled: float = float("-inf")) -> tuple[Te
 
 
 @pytest.mark.parametrize("best", [1, 2])
-def test_agrees_with_a_loop(best: int) -> None:
-    spec = text(f"groups({GROUPS}, keep = {KEEP}, rank = top({best})) -> top_k({K})")
+@pytest.mark.parametrize("choose", ["gate", "gate + balancing(rate = 1e-3)"])
+def test_agrees_with_a_loop(best: int, choose: str) -> None:
+    select = f"groups({GROUPS}, keep = {KEEP}, rank = top({best})) -> top_k({K})"
+    spec = text(select, choose=choose)
     result = moedsl.pipeline.compile(Source(spec, "t.moe"))
     assert result.ok, [d.message for d in result.diagnostics]
     model = packages.model_class(packages.imported(result.files))()
     router = model.layer[0].sparse.router.double()
+    assert "route_" in inspect.getsource(type(router)), "one step, that a kernel knows"
     torch.manual_seed(0)
+    bias = torch.zeros(E)
+    for value in router.buffers():
+        bias = value.normal_(std=0.2)
     torch.nn.init.normal_(router.score.weight)
     x = torch.randn(200, 64, dtype=torch.float64) / 4
     routing = router(x, None)
-    expert, weight = routed(router.score(x), best)
+    expert, weight = routed(router.score(x), bias, best)
     assert torch.equal(routing.expert_NK, expert)
     torch.testing.assert_close(routing.weight_NK, weight)
-    free, _ = router.score(x).topk(K)
     assert not torch.equal(routing.expert_NK, router.score(x).topk(K).indices), "the limit matters"
 
 
