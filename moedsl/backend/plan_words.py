@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from moedsl.backend.header import docstring_text
 from moedsl.backend.plan_lines import WIDTH, fits, prose
-from moedsl.ir.graph import Dim, Graph, RecordType, Unit
+from moedsl.ir.graph import Dim, Graph, RecordType, TensorType, Unit
 from moedsl.ir.shapes import MAIN, streams_in
 from moedsl.ir.walk import walk
 from moedsl.model import terms
@@ -29,6 +29,7 @@ _MEANINGS = {
     "Q": "part for one pick",
     "R": "routed rows",
     "S": "tokens seen",
+    "Z": "slots of all experts",
     "L": "short vector",
     "U": "still channels",
     "P": "turning channels",
@@ -67,12 +68,42 @@ def _nature(unit: Unit) -> str:
         case "experts" if unit.bank:
             construct = getattr(unit.recipe, "construct", "")
             what = f"{unit.bank} {construct} experts{_sizes(settings)}".replace("  ", " ")
-            return f"{what}; rows come sorted by expert."
+            return f"{what}; {_HOW_ROWS_COME[met_of(unit)]}."
+        case "router" if slots := slots_of(unit):
+            return f"Scores {slots} slots for each token."
+        case "moe" if slots := slots_of(unit):
+            return f"A mixture of experts that fill {slots} slots: each a mean of tokens, each token a mean of slots."
         case "block" if body := getattr(unit.recipe, "body", ()):
             return "; ".join(spell_statement(one) for one in body)
         case _ if construct := getattr(unit.recipe, "construct", ""):
             return f"A {construct}{_sizes(settings)}." if "width" in settings else ""
     return ""
+
+
+_HOW_ROWS_COME = {
+    "grouped": "rows come sorted by expert",
+    "batched": "rows come by expert",
+    "merged": "rows come in groups, each with its own mean of the experts",
+}
+
+
+def met_of(unit: Unit) -> str:
+    """How rows meet the weights of a bank."""
+    banks = (node.op for node in unit.nodes if getattr(node.op, "bank", 0))
+    return next((getattr(op, "met", "grouped") for op in banks), "grouped")
+
+
+def slots_of(unit: Unit) -> int | None:
+    """How many slots there are where tokens are mixed into slots."""
+    values = [value for node in unit.nodes for value in node.outputs]
+    found = (
+        dim.size
+        for v in values
+        if isinstance(v.type, TensorType)
+        for dim in v.type.dims
+        if dim.letter == "Z"
+    )
+    return next(found, None)
 
 
 def _sizes(settings: dict[str, terms.Term]) -> str:

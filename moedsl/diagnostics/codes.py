@@ -101,6 +101,7 @@ CODES: dict[str, str] = {
     "E0432": "a mixture per head with something of the token",
     "E0433": "a projection that drops tokens",
     "E0413": "a share of what is no distribution",
+    "E0450": "picks asked of soft slots",
     # --- losses and gradients
     "E0501": "a parameter that no gradient reaches",
     "E0502": "a loss that moves no parameter",

@@ -136,8 +136,8 @@ class Builder:
         """Add a node with weights of its own, at the place of its recipe; in a bank, one set for each expert."""
         if self.frame.rows is not None and op.parameters():
             if "bank" in op.__dataclass_fields__:
-                op = replace(op, bank=self.frame.unit.bank)  # type: ignore[call-arg]
-                values = (*values, self.frame.rows)
+                op = replace(op, bank=self.frame.unit.bank, met=self.frame.met)  # type: ignore[call-arg]
+                values = values if self.frame.met == "batched" else (*values, self.frame.rows)
             else:
                 problems.not_in_a_bank(self, recipe)
         return self.op(op, *values, place=recipe.place or recipe.name, tied=recipe.tied)

@@ -121,7 +121,7 @@ class _Counter:
                 rows = (*results[:1], *rows[1:])  # a stack hands its stream from layer to layer
         else:
             yield self._weights(node, rows, owned=node.place not in seen)
-            results = (_after(node, rows),) * len(node.outputs)
+            results = (self._after(node, rows),) * len(node.outputs)
         if node.place:
             seen.add(node.place)
         density.update(zip(node.outputs, results, strict=False))
@@ -130,18 +130,33 @@ class _Counter:
         """How many positions there are to look at: all of a stream of known length, else what was asked for."""
         return next((n for t in types[-1:] if (n := _known_length(t))), self.tokens)
 
+    def _group(self, types: list) -> int:
+        """How many tokens share merged experts: those of a segment, else all."""
+        dims = types[0].dims if types and isinstance(types[0], TensorType) else ()
+        return next((dim.segment for dim in dims if dim.segment), self._context(types[:1]))
+
+    def _after(self, node: Node, rows: Rows) -> Fraction:
+        """Rows of the result: as many as the densest input's, times `spread` (k where rows go to k experts, 1/k back);
+        `rows_per_token` says how many rows each expert gets for a token, `rows_of` whose rows come back."""
+        if count := getattr(node.op, "rows_per_token", None):
+            return rows[0] * count(self.tokens)
+        if (source := getattr(node.op, "rows_of", None)) is not None:
+            return rows[source]
+        return max(rows, default=ONE) * getattr(node.op, "spread", ONE)
+
     def _weights(self, node: Node, rows: Rows, owned: bool) -> Line:
         """An operation's own cost. `owned` is False where its place was counted before (a tied one)."""
         types = [v.type for v in node.inputs]
         density = rows[0] if rows else ONE
         flops = node.op.flops(*types) + self._context(types) * _per_position(node, types)
+        flops += getattr(node.op, "flops_per_merge", 0) // self._group(types)
         counted = Sum(flops=int(flops * density), cache_bytes=BYTES * _cached(node, types))
         experts = 0
         for parameter in node.op.parameters() if owned else ():
             if parameter.buffer:
                 continue
             experts = parameter.shape[0] if parameter.bank else experts
-            share = min(ONE, density / parameter.shape[0]) if parameter.bank else ONE
+            share = _share(node, density, parameter.shape[0]) if parameter.bank else ONE
             counted += Sum(
                 total=parameter.size,
                 active=int(parameter.size * share),
@@ -152,6 +167,8 @@ class _Counter:
             kept and choices
         ):  # a selection knows better than a bank, which may be one of several kinds
             experts, density = choices.size or 0, density * kept.picks
+        elif experts and getattr(node.op, "met", "grouped") != "grouped":
+            density = experts * _share(node, density, experts)
         picks = density if experts else Fraction(0)
         return Line(
             node.path or node.place, "", type(node.op).__name__.lower(), counted, experts, picks
@@ -189,7 +206,11 @@ def _cached(node: Node, types: list) -> int:
     return count(*types) if count else 0
 
 
-def _after(node: Node, rows: Rows) -> Fraction:
-    """Rows of the result: as many as the densest input's, times `spread` (k where rows go to k experts, 1/k back)."""
-    spread = getattr(node.op, "spread", ONE)
-    return max(rows, default=ONE) * spread
+def _share(node: Node, density: Fraction, experts: int) -> Fraction:
+    """The part of a bank's weights that a token meets."""
+    match getattr(node.op, "met", "grouped"):
+        case "batched":  # density is that of one expert's rows
+            return min(ONE, density)
+        case "merged":
+            return ONE
+    return min(ONE, density / experts)

@@ -23,7 +23,8 @@ class Hint:
 
 @record
 class Frame:
-    """One unit under construction. `rows`: in a bank, the order of routed rows; `mixtures`: those that will use the
+    """One unit under construction. `rows`: in a bank, the order of routed rows, or what else
+    they are `met` by (see `ops_weights.each`); `mixtures`: those that will use the
     decision of a router applied here."""
 
     unit: Unit
@@ -33,6 +34,7 @@ class Frame:
     role: str = ""
     hint: Hint = field(default_factory=Hint)
     rows: Value | None = None
+    met: str = "grouped"
     mixtures: Sequence[terms.Recipe] = ()
     kinds: tuple[Choices, ...] = ()  # of the bank that a router chooses from
     ambients: dict[Op, Value] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
-from moedsl.ir import arranging, deciding, expressions, ops, problems
+from moedsl.ir import arranging, deciding, expressions, ops, problems, soft
 from moedsl.ir.graph import Dim, TensorType, Unit, Value
 from moedsl.ir.ops_base import dims_of
 from moedsl.ir.shapes import rows_of
@@ -48,7 +48,7 @@ class Decision:
 
 def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
     x = build.merged(x)
-    kinds = _kinds(moe)
+    kinds = kinds_of(moe)
     choices = build.dim(sum(k.count for k in kinds), moe.recipe.origin("experts"), "E")
     if not kinds:
         build.sink.error(
@@ -59,6 +59,9 @@ def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
             help="say how many, and of what: `experts = 8 * swiglu(64)`",
         )
         return build.poison(x)
+    slots = soft.soft_of(moe.router)
+    if slots is not None:
+        return _shared(build, moe, x, soft.lower_soft(build, moe, x, route, slots))
     rows = build.op(ops.Rows(rows=rows_of(x)), x, name="x")
     read = rows if route is None else build.op(ops.Rows(rows=rows_of(route)), route, name="route")
     heads = None
@@ -81,7 +84,7 @@ def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
     return _shared(build, moe, x, y)
 
 
-def _kinds(moe: Moe) -> list[Kind]:
+def kinds_of(moe: Moe) -> list[Kind]:
     first, found = 0, []
     several = len(moe.experts) > 1
     for index, (label, count, body) in enumerate(moe.experts):
@@ -166,7 +169,7 @@ def _kind(
         factor = build.op(ops.RowWeights(routed=axis), weight, rows)
         routed = build.op(ops.Combination(operator="*"), routed, _like(build, factor, routed))
         weight = build.op(ops.Pointwise(function="torch.ones_like"), weight)
-    y = _bank(build, moe, kind, routed, rows, several * kind.count, how)
+    y = bank(build, moe, kind, routed, rows, several * kind.count, how.width)
     return arranging.gather(build, moe, how, y, weight, rows, decision.kept)
 
 
@@ -184,24 +187,34 @@ def _like(build: Builder, value: Value, other: Value) -> Value:
     return build.op(ops.Cast(dtype="float"), value, build.named(other, "x"))
 
 
-def _bank(
-    build: Builder, moe: Moe, kind: Kind, x: Value, rows: Value, count: int, how: Arrangement
+def bank(
+    build: Builder,
+    moe: Moe,
+    kind: Kind,
+    x: Value,
+    rows: Value | None,
+    count: int,
+    width: Dim,
+    met: str = "grouped",
 ) -> Value:
-    """The unit of one kind's experts, with all their weights side by side."""
+    """The unit of one kind's experts, with all their weights side by side. `met`: how rows meet them, by what `rows`
+    say (see `ops_weights.each`)."""
     name = f"{moe.recipe.name}_experts" + (f"_{kind.label}" if kind.label else "")
-    key = ("bank", kind.body, count, name, x.type, how.width)
+    key = ("bank", kind.body, count, name, x.type, width, met)
     units = build.units
+    given = [x] if rows is None else [x, rows]
     if key not in units.memo:
         recipe = kind.body if isinstance(kind.body, terms.Recipe) else None
         unit = Unit(name, "experts", recipe=recipe, bank=count, span=kind.body.span)
-        inputs = [("x", Value("x", x.type)), ("rows", Value("rows", rows.type))]
+        names = ("x", "rows" if met == "grouped" else "share")
+        inputs = [(n, Value(n, v.type)) for n, v in zip(names, given, strict=False)]
         with units.opened(unit, inputs):
-            build.frame.rows = inputs[1][1]
-            unit.outputs = [_body(build, kind.body, inputs[0][1], how.width)]
+            build.frame.rows, build.frame.met = inputs[-1][1], met
+            unit.outputs = [_body(build, kind.body, inputs[0][1], width)]
         units.memo[key] = unit
     place = "experts"
     with build.at(place) if kind.label else build.at(""):
-        y = build.op(ops.Call(unit=units.memo[key]), x, rows, place=kind.label or place)
+        y = build.op(ops.Call(unit=units.memo[key]), *given, place=kind.label or place)
     if build.bad.intersection(units.memo[key].outputs):
         build.poison(y)
     return y

@@ -13,6 +13,7 @@ ops_arranging   parts of rows and rows of heads, before and after experts
 ops_losses      losses over routings
 ops_noise       what is drawn anew in each forward
 ops_states      numbers that a rule moves
+ops_soft        slots that are mixtures of tokens, experts merged into one
 ops_streams     images, positions, pooling
 """
 
@@ -117,6 +118,14 @@ from moedsl.ir.ops_shape import (
     SplitHeads,
     Unrows,
 )
+from moedsl.ir.ops_soft import (
+    Cosine,
+    FillPrefix,
+    FillSlots,
+    HidePadding,
+    ReadPrefix,
+    ReadSlots,
+)
 from moedsl.ir.ops_states import Coefficient, Correction, StateOp
 from moedsl.ir.ops_streams import (
     FirstToken,
@@ -150,6 +159,7 @@ __all__ = [
     "Combination",
     "Combine",
     "Correction",
+    "Cosine",
     "Cut",
     "Dispatch",
     "DistanceTable",
@@ -159,6 +169,8 @@ __all__ = [
     "EveryPosition",
     "ExpertChoice",
     "Field",
+    "FillPrefix",
+    "FillSlots",
     "FirstToken",
     "Further",
     "Gates",
@@ -166,6 +178,7 @@ __all__ = [
     "GatherRows",
     "GroupSize",
     "HeadRows",
+    "HidePadding",
     "Join",
     "KindRows",
     "Learned",
@@ -198,6 +211,8 @@ __all__ = [
     "Positions",
     "Positive",
     "Prepend",
+    "ReadPrefix",
+    "ReadSlots",
     "RealHeadRows",
     "RealRows",
     "Regroup",

@@ -104,8 +104,11 @@ class Mix(_Looking):
 
 
 def _channels(type_: Type) -> int:
-    heads, size = dims_of(type_).dims[-2:]
-    return (heads.size or 0) * (size.size or 0)
+    """Numbers of one row of the stream."""
+    total = 1
+    for dim in dims_of(type_).dims[2:]:
+        total *= dim.size or 0
+    return total
 
 
 # --- learned distances ----------------------------------------------------------------------------

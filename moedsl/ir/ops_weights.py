@@ -12,7 +12,8 @@ from moedsl.ir.shapes import agree, rows_in
 
 @frozen(kw_only=True)
 class Linear(Op):
-    """y = x W^T (+ b). In a bank (`bank` > 0) inputs are (rows, Dispatch) and W is [bank, out, in].
+    """y = x W^T (+ b). In a bank (`bank` > 0) inputs are (rows, Dispatch) and W is [bank, out, in]; `met` says how else
+    rows may meet the weights of a bank (see `each`).
 
     `wide`: the input is float32 whatever the model's precision, so the weight is widened too.
     `parts`: (path, size) of the linears that this fused one holds side by side, in order, `along` its outputs or its
@@ -23,6 +24,7 @@ class Linear(Op):
     inner: Dim
     bias: bool = False
     bank: int = 0
+    met: str = "grouped"
     init: str = "normal"
     std: float = 0.02
     wide: bool = False
@@ -43,6 +45,11 @@ class Linear(Op):
 
     @property
     def code(self) -> str:  # type: ignore[override]
+        if self.bank and self.met != "grouped":
+            weight, bias = each(self.met)
+            if self.bias:
+                return f"torch.baddbmm({bias}[:, None], {{0}}, {weight}.mT)"
+            return f"{{0}} @ {weight}.mT"
         if self.bank:
             with_bias = "grouped_linear_bias({0}, {self}, {self}_bias, {1})"
             return with_bias if self.bias else "grouped_linear({0}, {self}, {1})"
@@ -52,7 +59,13 @@ class Linear(Op):
         return "{self}({0})"
 
     @property
+    def atom(self) -> bool:  # type: ignore[override]
+        return self.met == "grouped" or self.bias
+
+    @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self.bank and self.met != "grouped":
+            return (*(("torch",) if self.bias else ()), *merging(self.met))
         if self.bank:
             return (".experts:grouped_linear_bias" if self.bias else ".experts:grouped_linear",)
         return ("F", ".reference:wide") if self.wide else ()
@@ -64,6 +77,25 @@ class Linear(Op):
 
     def flops(self, *inputs: Type) -> int:
         return rows_in(inputs[0]) * 2 * (self.out.size or 0) * (self.inner.size or 0)
+
+    @property
+    def flops_per_merge(self) -> int:
+        """What it costs to merge the experts of a bank once."""
+        if not self.bank or self.met != "merged":
+            return 0
+        return 2 * sum(parameter.size for parameter in self.parameters())
+
+
+def each(met: str) -> tuple[str, str]:
+    """What the rows of a bank are multiplied by, and what is added: `batched` rows [E, R, D] come by expert, `merged`
+    ones [G, L, D] in groups, each with experts merged by its shares [G, E], the second input."""
+    if met == "batched":
+        return "{self}", "{self}_bias"
+    return "merge({self}, {1})", "merge({self}_bias, {1})"
+
+
+def merging(met: str) -> tuple[str, ...]:
+    return (".merging:merge",) if met == "merged" else ()
 
 
 @frozen(kw_only=True)
@@ -78,10 +110,16 @@ class Norm(Op):
     bias: bool = False
     offset: bool = False  # weight stored minus one
     bank: int = 0
+    met: str = "grouped"
 
     @property
     def code(self) -> str:  # type: ignore[override]
         function = f"F.{self.form}_norm({{0}}, ({self.over.size},)"
+        if self.bank and self.met != "grouped":
+            weight, bias = (f"{one}[:, None]" for one in each(self.met))
+            weight = f"(1 + {weight})" if self.offset else weight
+            scaled = f"{function}, eps={self.eps!r}) * {weight}"
+            return f"{scaled} + {bias}" if self.bias else scaled
         if self.bank:
             weight = "1 + {self}" if self.offset else "{self}"
             weight += ", {self}_bias" if self.bias else ""
@@ -91,12 +129,18 @@ class Norm(Op):
         return "{self}({0})"
 
     @property
+    def atom(self) -> bool:  # type: ignore[override]
+        return self.met == "grouped"
+
+    @property
     def by_expert(self) -> str:
         """What applies the weights of a bank to its rows."""
         return "expert_affine" if self.bias else "expert_scale"
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self.bank and self.met != "grouped":
+            return ("F", *merging(self.met))
         if self.bank:
             return ("F", f".experts:{self.by_expert}")
         return ("F",) if self.offset and self.weight else ()
@@ -188,9 +232,12 @@ class LearnedScale(Op):
     per_choice: bool = False
     loose: bool = False  # picks may be absent; what they are multiplied by is no matter
     bank: int = 0
+    met: str = "grouped"
 
     @property
     def code(self) -> str:  # type: ignore[override]
+        if self.bank and self.met != "grouped":
+            return f"{{0}} * {each(self.met)[0]}[:, None]"
         if self.bank:
             return "expert_scale({0}, {self}, {1})"
         if self.loose and self.over is not None:
@@ -199,7 +246,7 @@ class LearnedScale(Op):
 
     @property
     def atom(self) -> bool:  # type: ignore[override]
-        return bool(self.bank)
+        return bool(self.bank) and self.met == "grouped"
 
     def parameters(self) -> tuple[Parameter, ...]:
         size = self.over.size or 0 if self.over is not None else 1
@@ -208,4 +255,6 @@ class LearnedScale(Op):
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self.bank and self.met != "grouped":
+            return merging(self.met)
         return (".experts:expert_scale",) if self.bank else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
-from moedsl.ir import arranging, capacity, ops
+from moedsl.ir import arranging, capacity, ops, soft
 from moedsl.ir.graph import Dim, Node, TensorType, Value
 from moedsl.ir.kinds import Choices
 from moedsl.ir.shapes import is_ids, is_sequence, rows_of, spell
@@ -46,6 +46,8 @@ class Picks:
 
 
 def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None = None) -> Value:
+    if soft.soft_of(router.recipe) is not None:
+        return soft.lower_score(build, router, x)
     wanted = wanted or build.wanted
     build.frame.kinds = wanted.kinds
     choices = build.width

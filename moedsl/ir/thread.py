@@ -127,7 +127,7 @@ def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
         root.ambients.append(value)
         known[argument.stream, argument.name] = value
     nodes: list[Node] = []
-    if any(PAST in op.needs for op in wanted if isinstance(op, Ambient)):
+    if any(PAST in op.needs or isinstance(op, Past) for op in wanted if isinstance(op, Ambient)):
         past = Past()
         known[MAIN, PAST] = Value(PAST, past.infer()[0])
         needed = tuple(known[MAIN, need] for need in past.needs)
@@ -135,7 +135,7 @@ def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
     for op in _ranked(wanted, names):
         assert isinstance(op, Ambient)
         value = wanted[op]
-        if not op.code:
+        if not op.code or isinstance(op, Past):
             _replace(root, value, known[op.stream, op.name])
             continue
         prefix = prefixes.get(op.stream, "")
