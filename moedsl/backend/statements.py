@@ -74,6 +74,8 @@ class Writer:
         if len(node.outputs) != 1 or isinstance(node.op, Stack) or node.outputs[0] in self.pinned:
             return False
         value = node.outputs[0]
+        if getattr(node.op, "literal", False):
+            return True
         readers = [other for other in nodes for read in self.reads.of(other) if read is value]
         returned = sum(value is result for result in self.results)
         if returned:

@@ -123,7 +123,7 @@ def take(build: Builder, router: Router, key: Value, op: ops.ExpertChoice) -> Va
     room = slots(build, router, size, 1, choices)
     limit = ops.SlotRows(choices=choices)
     build.bind("rows", build.op(limit, key, size, room, name="rows"))
-    real = build.ambient(ops.RealRows(rows=ROWS))
+    real = ops.real_rows(build, key)
     return build.op(op, key, size, room, real, name="expert")
 
 
@@ -141,7 +141,7 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim) -> Served
     picks, among = kept.size or 1, choices.size or 1
     size = group_size(build, router, picked)
     room = slots(build, router, size, picks, among)
-    real = build.ambient(ops.RealRows(rows=ROWS))
+    real = ops.real_rows(build, picked)
     op = ops.Serve(
         priority=router.priority,
         choices=among,

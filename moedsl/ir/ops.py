@@ -134,6 +134,7 @@ from moedsl.ir.ops_streams import (
     Patches,
     Prepend,
     SequenceMean,
+    real_rows,
 )
 from moedsl.ir.ops_weights import Embedding, Learned, LearnedScale, Linear, Norm, TiedLinear
 
@@ -251,4 +252,5 @@ __all__ = [
     "WithoutAbsent",
     "ZLoss",
     "Zeros",
+    "real_rows",
 ]

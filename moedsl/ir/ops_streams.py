@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from moedsl.frozen import frozen
-from moedsl.ir.graph import Dim, Parameter, TensorType
+from moedsl.ir.graph import Dim, Parameter, TensorType, Value
+from moedsl.ir.ops_attention import RealRows
 from moedsl.ir.ops_base import Op, Type, dims_of
 from moedsl.ir.shapes import agree
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
 
 
 @frozen(kw_only=True)
@@ -142,8 +146,17 @@ class NoPadding(Op):
     """What stands for a mask where a stream has no padding."""
 
     code: ClassVar[str] = "None"
+    literal: ClassVar[bool] = True  # written wherever it is read
     carries: ClassVar[tuple[int, ...] | None] = ()
     dims: tuple[Dim, ...] = ()
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (TensorType(self.dims, "bool"),)
+
+
+def real_rows(build: Builder, of: Value) -> Value:
+    """Which rows are real tokens: all of them, where they are those of a whole stream."""
+    dims = of.type.dims if isinstance(of.type, TensorType) else ()
+    if dims and dims[0].split:
+        return build.op(NoPadding())
+    return build.ambient(RealRows(rows=Dim("N")))

@@ -225,8 +225,7 @@ def _statistics(
     if not wanted.statistics or {picks.expert, picks.weight, logits, gate} & build.bad:
         return []
     many, heads, expert = wanted.per_sequence, wanted.heads, counted
-    whole = bool(getattr(logits.type, "dims", (ROWS,))[0].split)
-    real = build.op(ops.NoPadding()) if whole else build.ambient(ops.RealRows(rows=ROWS))
+    real = ops.real_rows(build, logits)
     more = [build.ambient(ops.Sequences())] if many else []
     by_token = ends = [real, *more]
     if heads is not None:
