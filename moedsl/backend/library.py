@@ -164,4 +164,9 @@ def print_library(file: LibraryFile) -> str:
     imports = "\n\n".join("\n".join(block) for block in file.imports)
     head = [file.header, file.doc] if not imports else [f"{file.header}\n{file.doc}", imports]
     first = "\n\n".join(head) if imports else "\n".join(head)
-    return "\n\n\n".join([first, *file.parts]) + "\n"
+    text, before = first, "import"
+    for part in file.parts:
+        kind = "body" if part.startswith(("def ", "class ", "@", "#")) else "constant"
+        blank = {("import", "constant"): 1, ("constant", "constant"): 0}.get((before, kind), 2)
+        text, before = text + "\n" * (blank + 1) + part, kind
+    return text + "\n"

@@ -67,7 +67,7 @@ def expression_lines(text: str, depth: int, head: str = "", spare: int = 0) -> t
         return (f"{head}(", *indented([x for p in parts for x in _item_lines(p, depth + 1)]), ")")
     if parts := _branches(text):
         return (f"{head}(", *indented(parts), ")")
-    if parts := _operands(text):
+    if parts := operands(text):
         if fits(text, depth + 1):
             return (f"{head}(", STEP + text, ")")
         return (f"{head}(", *indented(parts), ")")
@@ -144,7 +144,7 @@ def _branches(text: str) -> list[str]:
     return [text[a:b].strip() for a, b in pairwise(edges)]
 
 
-def _operands(text: str) -> list[str]:
+def operands(text: str) -> list[str]:
     """`a + b * c - d` -> ["a", "+ b * c", "- d"]; products where there is no sum; empty for anything else."""
     for operators in ("+-", "*/"):
         cuts = [

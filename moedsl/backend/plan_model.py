@@ -18,7 +18,15 @@ from moedsl.backend.plan_classes import (
     parameters,
     plan_part,
 )
-from moedsl.backend.plan_lines import STEP, WIDTH, call_lines, fits, indented, statement_lines
+from moedsl.backend.plan_lines import (
+    STEP,
+    WIDTH,
+    call_lines,
+    fits,
+    indented,
+    operands,
+    statement_lines,
+)
 from moedsl.backend.plan_reads import is_loss
 from moedsl.backend.plan_stacks import loop
 from moedsl.backend.plan_taps import routing_lines
@@ -138,7 +146,17 @@ def _dictionary(name: str, entries: list[str]) -> list[str]:
     one = f"{name} = {{{', '.join(entries)}}}"
     if fits(one, BODY):
         return [one]
-    return [f"{name} = {{", *indented([f"{entry}," for entry in entries]), "}"]
+    return [f"{name} = {{", *indented([line for one in entries for line in _entry(one)]), "}"]
+
+
+def _entry(entry: str) -> list[str]:
+    """One entry of a dictionary; a product that is too long is broken, without parentheses."""
+    key, _, value = entry.partition(": ")
+    parts = [] if fits(f"{entry},", BODY + 1) else operands(value)
+    if not parts:
+        return [f"{entry},"]
+    *rest, last = (f"{key}: {parts[0]}", *parts[1:])
+    return [*rest, f"{last},"]
 
 
 # --- weights at the start -----------------------------------------------------------------------

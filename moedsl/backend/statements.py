@@ -177,7 +177,8 @@ class Writer:
         return fits(f"{name} = {code.code}", BODY) and fits(rest, BODY) and code.depth <= NESTING
 
     def _inlined(self, values: tuple[Value, ...]) -> list[Node]:
-        return [self._producer[v] for v in values if self._producer.get(v) in self._inline]
+        made = [self._producer[v] for v in values if self._producer.get(v) in self._inline]
+        return [node for node in made if not getattr(node.op, "literal", False)]
 
     def _stem(self, value: Value, node: Node) -> str:
         """What to call a value that needs a name; a call's result is `y`, as the stream that it joins is `x`."""

@@ -1,4 +1,4 @@
-"""Slots: what experts get where each of them is given mixtures of tokens, and none is chosen.
+"""Slots: experts are given mixtures of tokens, and none of them is chosen.
 
 Shapes: B sequences, T tokens, S tokens with those that a cache remembers, D channels,
 E experts, Z slots of all experts in order, R rows of one expert, C chunks of U tokens.
@@ -13,7 +13,9 @@ from .reference import wide
 CHUNK = 64  # tokens whose slots are filled together
 
 
-def cosine(x_BTD: Tensor, weight_ZD: Tensor, scale: Tensor | float, eps: float) -> Tensor:
+def cosine(
+    x_BTD: Tensor, weight_ZD: Tensor, scale: Tensor | float, eps: float
+) -> Tensor:
     """Products of rows and weights of length 1, times the scale, [B, T, Z]; float32."""
     return unit(wide(x_BTD), eps) @ (scale * unit(wide(weight_ZD), eps)).mT
 
@@ -53,12 +55,14 @@ def by_sequence(y_ERD: Tensor, batch: int) -> Tensor:
     return y_ERD.unflatten(1, (batch, -1)).transpose(0, 1).flatten(1, 2)
 
 
-def fill_prefix(x_BSD: Tensor, score_BSZ: Tensor, past: int, num_experts: int) -> Tensor:
+def fill_prefix(
+    x_BSD: Tensor, score_BSZ: Tensor, past: int, num_experts: int
+) -> Tensor:
     """Slots for each token from `past` on: means of it and all before it, [E, R, D].
 
     The sum of a softmax that grows with each token is kept as a logarithm, so no weight
-    exceeds 1. Inside a chunk tokens are weighed one by one; each chunk before it, and all
-    that a cache remembers, is one mean.
+    exceeds 1. Inside a chunk tokens are weighed one by one; each chunk before it, and
+    all that a cache remembers, is one mean.
     """
     total_BTZ = score_BSZ.logcumsumexp(1)[:, past:]
     length = total_BTZ.shape[1]
@@ -107,7 +111,7 @@ def weights(exponent: Tensor, sees: Tensor) -> Tensor:
 
 
 def read_prefix(y_ERD: Tensor, score_BTZ: Tensor) -> Tensor:
-    """Each token is a mean of its own slots, weighted by a softmax over them, [B, T, D]."""
+    """Each token is a mean of its own slots, by a softmax over them, [B, T, D]."""
     y_NZD = by_sequence(y_ERD, score_BTZ.shape[0] * score_BTZ.shape[1])
     weight_N1Z = score_BTZ.softmax(2).to(y_NZD.dtype).flatten(0, 1).unsqueeze(1)
     return (weight_N1Z @ y_NZD).squeeze(1).unflatten(0, score_BTZ.shape[:2])

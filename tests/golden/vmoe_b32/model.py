@@ -103,14 +103,13 @@ class Top2(nn.Module):
         served_NK = serve_best_rows(expert_NK, gate_NK, 32, size, slots, None)
         weight_NK = gate_NE.gather(-1, expert_NK)
         weight_NK = weight_NK.where(served_NK < 32, 0)
-        h = None
         score4_NE = wide(score_NE)
-        clean = segment_sum(score4_NE.softmax(-1), h, 1)
+        clean = segment_sum(score4_NE.softmax(-1), None, 1)
         score_NE = wide(score_NE)
         load = segment_sum(
-            load_by_last(score_NE, score3_NE, 0.03125, 2, self.training), h, 1
+            load_by_last(score_NE, score3_NE, 0.03125, 2, self.training), None, 1
         )
-        tokens = count_tokens(score2_NE, h, 1)
+        tokens = count_tokens(score2_NE, None, 1)
         return Routing(served_NK, weight_NK, score2_NE, clean, load, tokens)
 
 
@@ -196,7 +195,8 @@ class VmoeB32(nn.Module):
                 feed_forward.append(routed)
         logits_BF = self.head(self.last(x_BTD)[:, 0])
         losses = {
-            "sparse.importance": 0.005 * varied([r.clean_SE for r in feed_forward]).sum(),
+            "sparse.importance": 0.005
+            * varied([r.clean_SE for r in feed_forward]).sum(),
             "sparse.load": 0.005 * varied([r.load_SE for r in feed_forward]).sum(),
         }
         routing = {
