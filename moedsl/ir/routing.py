@@ -81,7 +81,8 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
         counted = picks.expert
     parts = _statistics(build, wanted, picks, counted, logits, gate)
     if wanted.bounded:
-        parts.append(build.scope.get("rows") or build.op(ops.AllRows(), expert))
+        rows = build.scope.get("rows")
+        parts.append(build.op(ops.AllRows(), expert, name="rows") if rows is None else rows)
     kept = build.last(picks.expert)
     op = ops.Routed(kept=kept, choices=picks.choices, bounded=wanted.bounded)
     return build.op(op, picks.expert, picks.weight, picks.logits, *parts, name="routing")

@@ -35,7 +35,8 @@ def _read_by_another(run: Run, unread: list[Entry]) -> set[int]:
             continue
         for other in unread:
             other.used = False
-        evaluate.mentioned(run, entry, entry.span, At(), ())
+        # A router that no mixture uses has no number of choices of its own; any will do to read the rest of it.
+        evaluate.mentioned(run, entry, entry.span, At(choices=1), ())
         inner.update(id(other) for other in unread if other.used and other is not entry)
     return inner
 

@@ -32,6 +32,13 @@ QUERIES = parts(
     "linear -> rms(per = head) -> rope(pairs = adjacent)",
     "linear -> clip(4)",
 )
+# Experts in projections; a router of the model decides, by the token or for each head.
+SPARSE_PROJECTIONS = parts(
+    "moe(router = one, experts = 8 * linear)",
+    "moe(router = two, experts = [full = 6 * linear, none_of_them = 2 * zero])",
+    "moe(router = one, experts = 8 * (linear(8) -> relu -> linear), loss = balance(1e-2))",
+    "moe(router = router(score = linear, gate = score -> sigmoid, select = top_k(2)), experts = 4 * linear, per = head)",
+)
 SCORES_OF_ATTENTION = parts(
     "dot", "dot -> soft_cap(20)", "dot(scale = 0.3)", "dot + dot(scale = 0.1)"
 )
@@ -42,6 +49,12 @@ SCORES = parts(
     "linear(bias = true)",
     "linear(12) -> tanh -> linear",
     "rms(weight = false) -> scale(learned) -> linear",
+    "jitter(0.02) -> float32 -> linear",
+    "linear -> gaussian(0.125)",
+    "linear -> gaussian(1 / choices)",
+    "linear -> gaussian(std = (x -> linear -> softplus) + 0.01)",
+    "linear -> gumbel",
+    "linear -> hide(0.1)",
 )
 # (gate, weigh): how scores become weights.
 GATES = [
@@ -66,6 +79,7 @@ SELECTIONS = parts(
 SELECTIONS += parts(
     "top_k(2) -> thin(below = 0.2)", "top_k(2) -> thin(below = 0.4, keep = threshold)"
 )
+SELECTIONS += parts("top_p(0.5)", "top_p(0.8, most = 4)", "positive", "positive")
 EXPERTS_CHOOSE = parts(
     "expert_choice\n    capacity = 2",
     "expert_choice(most = 2, rounds = 8)\n    capacity = 1",
@@ -113,6 +127,10 @@ LOSSES = parts(
     "balance(1e-2, count = first)",
     "[balance(1e-2, over = sequence), z(1e-3)]",
     "[balance(1e-2, over = layer), z(1e-3)]",
+    "importance(1e-2)",
+    "[entropy(1e-3), balance(1e-2)]",
+    "entropy(1e-3, per = token, aim = low)",
+    "l1(1e-3)",
 )
 DENSE = parts("swiglu(24)", "mlp(24)", "geglu(20, bias = true)")
 
@@ -148,11 +166,15 @@ class Draw:
         select = self.part(EXPERTS_CHOOSE if choosing else SELECTIONS)
         if choosing:
             gate, weigh = "score -> softmax", "gate"
+        if select == "positive":
+            gate, weigh = "score -> relu", "gate"
+        if select.startswith("top_p"):
+            gate, weigh = "score -> softmax", self.random.choice(["gate", "gate -> normalize"])
         if select.endswith("top_k(1)") and ("softmax" in weigh or "normalize" in weigh):
             weigh = "gate" if gate else "score -> sigmoid"  # one weight divided by itself is 1
         choose = self.part(CHOICES) if gate and not choosing else ""
         room = "" if choosing or select == "all" else self.part(ROOM)
-        if "overflow" in room and ("->" in select):
+        if "overflow" in room and not (select.startswith("top_k") and "->" not in select):
             room = ""  # a next choice is the next of all
         lines = [
             f"score = {self.part(SCORES)}",
@@ -177,15 +199,22 @@ class Draw:
 
     def attention(self) -> str:
         window = self.random.choice(["none", "none", "5"])
+        query, output = self.part(QUERIES), self.part(OUTPUTS)
+        where = self.random.random()
+        if where < 0.15:
+            query = self.part(SPARSE_PROJECTIONS) + " -> rope"
+        elif where < 0.3:
+            output = f"mixed -> {self.part(SPARSE_PROJECTIONS)}"
         lines = [
             "heads = 4",
             f"kv_heads = {self.random.choice([1, 2, 4])}",
             "mask = MASK",
             f"window = WINDOW{window}",
-            f"q = {self.part(QUERIES)}",
+            f"share = {self.random.choice(['interleaved', 'tiled'])}",
+            f"q = {query}",
             f"k = {self.part(QUERIES)}",
             f"scores = {self.part(SCORES_OF_ATTENTION)}",
-            f"o = {self.part(OUTPUTS)}",
+            f"o = {output}",
         ]
         return body("attention", "own", lines)
 
@@ -194,7 +223,7 @@ class Draw:
             [
                 "  block layer(feed) {\n    x += own(before(x))\n    x += feed(after(x))\n  }",
                 "  block layer(feed) {\n    let h = before(x)\n    x += own(h) + feed(h)\n  }",
-                "  block layer(feed) {\n    x += after(own(before(x)))\n    x += feed(x)\n  }",
+                "  block layer(feed) {\n    x += after(own(before(x)))\n    x += feed(third(x))\n  }",
                 "  block layer(feed) {\n    x += own(before(x))\n    let h = after(x)\n"
                 "    x += feed(h, route = x)\n  }",
             ]
@@ -223,7 +252,7 @@ class Draw:
                 "model drawn {",
                 f"  vocab = {VOCAB}",
                 f"  width = {WIDTH}",
-                f"  norm before, after, last = {self.part(NORMS)}",
+                f"  norm before, after, third, last = {self.part(NORMS)}",
                 attention,
                 one,
                 two,

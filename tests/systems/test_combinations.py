@@ -63,7 +63,7 @@ def start(model: torch.nn.Module, seed: int) -> None:
     """Weights far enough from zero that every path matters, norms and biases too."""
     torch.manual_seed(seed)
     for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.3)
+        torch.nn.init.normal_(weight, std=0.2)
 
 
 def tokens(seed: int, rows: int = BATCH, length: int = TOKENS) -> torch.Tensor:
