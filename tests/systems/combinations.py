@@ -34,9 +34,9 @@ QUERIES = parts(
 )
 # Experts in projections; a router of the model decides, by the token or for each head.
 SPARSE_PROJECTIONS = parts(
-    "moe(router = one, experts = 8 * linear)",
-    "moe(router = two, experts = [full = 6 * linear, none_of_them = 2 * zero])",
-    "moe(router = one, experts = 8 * (linear(8) -> relu -> linear), loss = balance(1e-2))",
+    "moe(router = three, experts = 8 * linear)",
+    "moe(router = three, experts = [full = 6 * linear, none_of_them = 2 * zero])",
+    "moe(router = three, experts = 8 * (linear(8) -> relu -> linear), loss = balance(1e-2))",
     "moe(router = router(score = linear, gate = score -> sigmoid, select = top_k(2)), experts = 4 * linear, per = head)",
 )
 SCORES_OF_ATTENTION = parts(
@@ -160,9 +160,10 @@ class Draw:
         self.tags |= chosen.tags
         return chosen.text
 
-    def router(self, name: str) -> str:
+    def router(self, name: str, drops: bool = True) -> str:
+        """Without `drops` for projections: no residual saves a token there."""
         gate, weigh = self.random.choice(GATES)
-        choosing = self.random.random() < 0.12
+        choosing = drops and self.random.random() < 0.12
         select = self.part(EXPERTS_CHOOSE if choosing else SELECTIONS)
         if choosing:
             gate, weigh = "score -> softmax", "gate"
@@ -173,7 +174,7 @@ class Draw:
         if select.endswith("top_k(1)") and ("softmax" in weigh or "normalize" in weigh):
             weigh = "gate" if gate else "score -> sigmoid"  # one weight divided by itself is 1
         choose = self.part(CHOICES) if gate and not choosing else ""
-        room = "" if choosing or select == "all" else self.part(ROOM)
+        room = "" if choosing or select == "all" or not drops else self.part(ROOM)
         if "overflow" in room and not (select.startswith("top_k") and "->" not in select):
             room = ""  # a next choice is the next of all
         lines = [
@@ -234,6 +235,8 @@ class Draw:
         one, two = self.router("one"), self.router("two")
         mixtures = self.mixture("first", "one") + "\n" + self.mixture("second", "two")
         attention, block = self.attention(), self.block()
+        if "router = three" in attention:
+            two += "\n" + self.router("three", drops=False)
         dense = f"layer({self.part(DENSE)})" if "route" not in block else "layer(first)"
         plan = r.choice(
             [
