@@ -19,15 +19,22 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def rankable(key_NE: Tensor) -> Tensor:
+    """nan and -inf as the lowest finite number: -inf itself marks what is out."""
+    lowest = torch.finfo(key_NE.dtype).min
+    return key_NE.nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
+
+
 def choose(key_NE: Tensor, k: int) -> Tensor:
     """The experts of the k largest keys of each row, largest first.
 
-    Ties go to the lower index. nan and -inf count as the lowest finite number, so every
-    row gets k distinct experts.
+    Ties go to the lower index. With rankable keys every row gets k distinct experts.
     """
-    lowest = torch.finfo(key_NE.dtype).min
-    key_NE = key_NE.nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
-    return key_NE.sort(dim=1, descending=True, stable=True).indices[:, :k].contiguous()
+    key_NE, best = key_NE.clone(), []
+    for _ in range(k):
+        best.append(key_NE.max(1, keepdim=True).indices)
+        key_NE.scatter_(1, best[-1], -torch.inf)
+    return torch.cat(best, 1)
 
 
 def segment_sum(value_NX: Tensor, real_N: Tensor | None, num_sequences: int) -> Tensor:
@@ -50,7 +57,7 @@ def route_top2(
 ) -> tuple[Tensor, ...]:
     """The 2 largest of 8 logits; weights are the softmax over the kept logits."""
     z_NE = wide(logits_NE)
-    expert_NK = choose(z_NE, 2)
+    expert_NK = choose(rankable(z_NE), 2)
     weight_NK = z_NE.gather(1, expert_NK).softmax(1)
     chosen_NE = torch.zeros_like(z_NE, dtype=torch.int64).scatter(1, expert_NK, 1)
     probability_NE = z_NE.softmax(1)

@@ -8,12 +8,14 @@ six experts come from the three of eight groups whose best expert fits it best.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import DeepseekV2, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "DeepseekV2",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -7,9 +7,9 @@ six experts come from the three of eight groups whose best expert fits it best.
 235.7 billion parameters, 21.4 billion of them active for a token.
 
 Shapes: B batch, T tokens, N rows of all sequences, D width 5120, V vocabulary 102400,
-H heads 128, C head size 192, E experts 160, K chosen per row 6,
-F inner width 1536 or 3072 or 12288, R routed rows, S tokens seen, L short vector 512,
-U still channels 128, P turning channels 64, W value size 128, J 256.
+H heads 128, C head size 192, E experts 160, F inner width 1536 or 3072 or 12288,
+R routed rows, S tokens seen, L short vector 512, U still channels 128,
+P turning channels 64, W value size 128, J 256.
 """
 
 from typing import Any, NamedTuple
@@ -21,9 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .experts import grouped_linear
 from .losses import sparse_balance
-from .reference import segment_sum, wide
-from .routing import Dispatch, Routing, combine, count_tokens, dispatch, gather_rows
-from .selection import limit_groups
+from .reference import wide
+from .routing import Dispatch, Routing, combine, dispatch, gather_rows, route_top6
 from .state import (
     Cache,
     Rotary,
@@ -116,18 +115,7 @@ class Top6(nn.Module):
         self, x_ND: Tensor, real_N: Tensor | None, num_sequences: int
     ) -> Routing:
         score_NE = F.linear(wide(x_ND), wide(self.score.weight))
-        gate_NE = score_NE.softmax(-1)
-        limited_NE = limit_groups(gate_NE, 8, 3, 1)
-        expert_NK = limited_NE.sort(dim=-1, descending=True, stable=True).indices[:, :6]
-        weight_NK = 16 * gate_NE.gather(-1, expert_NK)
-        choices = segment_sum(
-            torch.zeros_like(score_NE, dtype=torch.int64).scatter(1, expert_NK, 1),
-            real_N,
-            num_sequences,
-        )
-        probability = segment_sum(gate_NE, real_N, num_sequences)
-        tokens = count_tokens(score_NE, real_N, num_sequences)
-        return Routing(expert_NK, weight_NK, score_NE, choices, probability, tokens)
+        return route_top6(score_NE, real_N, num_sequences)
 
 
 class SparseExperts(nn.Module):

@@ -9,6 +9,7 @@ from .adapting import Load, tally
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import DeepseekV3, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "DeepseekV3",
     "Load",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -7,9 +7,9 @@ scores, choices from four of eight groups, and a bias that balances load without
 671.0 billion parameters, 37.6 billion of them active for a token.
 
 Shapes: B batch, T tokens, N rows of all sequences, D width 7168, V vocabulary 129280,
-H heads 128, C head size 192, E experts 256, K chosen per row 8,
-F inner width 2048 or 18432, R routed rows, S tokens seen, L short vector 512,
-U still channels 128, P turning channels 64, W value size 128, J 256.
+H heads 128, C head size 192, E experts 256, F inner width 2048 or 18432, R routed rows,
+S tokens seen, L short vector 512, U still channels 128, P turning channels 64,
+W value size 128, J 256.
 """
 
 from typing import Any, NamedTuple
@@ -22,9 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from .adapting import Load, SignBalancing, total
 from .experts import grouped_linear
 from .losses import sparse_balance
-from .reference import segment_sum, wide
-from .routing import Dispatch, Routing, combine, count_tokens, dispatch, gather_rows
-from .selection import limit_groups
+from .reference import wide
+from .routing import Dispatch, Routing, combine, dispatch, gather_rows, route_limited
 from .state import (
     Cache,
     Rotary,
@@ -118,22 +117,7 @@ class Limited(nn.Module):
         self, x_ND: Tensor, real_N: Tensor | None, num_sequences: int
     ) -> Routing:
         score_NE = F.linear(wide(x_ND), wide(self.score.weight))
-        gate_NE = score_NE.sigmoid()
-        choose_NE = gate_NE + self.bias.value_E
-        limited_NE = limit_groups(choose_NE, 8, 4, 2)
-        expert_NK = limited_NE.sort(dim=-1, descending=True, stable=True).indices[:, :8]
-        y_NK = gate_NE.gather(-1, expert_NK)
-        weight_NK = 2.5 * (y_NK / (y_NK.sum(-1, keepdim=True) + 1e-20))
-        choices = segment_sum(
-            torch.zeros_like(score_NE, dtype=torch.int64).scatter(1, expert_NK, 1),
-            real_N,
-            num_sequences,
-        )
-        probability = segment_sum(
-            F.normalize(gate_NE, p=1.0, dim=-1), real_N, num_sequences
-        )
-        tokens = count_tokens(score_NE, real_N, num_sequences)
-        return Routing(expert_NK, weight_NK, score_NE, choices, probability, tokens)
+        return route_limited(score_NE, self.bias.value_E, real_N, num_sequences)
 
 
 class SparseExperts(nn.Module):

@@ -19,11 +19,102 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def rankable(key_NE: Tensor) -> Tensor:
+    """nan and -inf as the lowest finite number: -inf itself marks what is out."""
+    lowest = torch.finfo(key_NE.dtype).min
+    return key_NE.nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
+
+
+def choose(key_NE: Tensor, k: int) -> Tensor:
+    """The experts of the k largest keys of each row, largest first.
+
+    Ties go to the lower index. With rankable keys every row gets k distinct experts.
+    """
+    key_NE, best = key_NE.clone(), []
+    for _ in range(k):
+        best.append(key_NE.max(1, keepdim=True).indices)
+        key_NE.scatter_(1, best[-1], -torch.inf)
+    return torch.cat(best, 1)
+
+
+def limit_groups(key_NE: Tensor, num_groups: int, keep: int, best: int) -> Tensor:
+    """Rule out, as -inf, all but groups whose `best` highest keys sum up highest."""
+    key_NGC = key_NE.unflatten(1, (num_groups, -1))
+    sum_NG = key_NGC.topk(best, dim=2).values.sum(2)
+    kept_NG = torch.zeros_like(sum_NG, dtype=torch.bool)
+    kept_NG.scatter_(1, choose(rankable(sum_NG), keep), True)
+    return key_NGC.where(kept_NG.unsqueeze(2), -torch.inf).flatten(1)
+
+
 def segment_sum(value_NX: Tensor, real_N: Tensor | None, num_sequences: int) -> Tensor:
     """Sum the values of each sequence's real rows, [S, X]."""
     if real_N is not None:
         value_NX = value_NX.where(real_N.unsqueeze(1), 0)
     return value_NX.view(num_sequences, -1, value_NX.shape[1]).sum(1)
+
+
+def segment_spread(
+    value_SX: Tensor, real_N: Tensor | None, rows_per_sequence: int
+) -> Tensor:
+    """Give each real row the value of its sequence: the backward of a sum, [N, X]."""
+    value_NX = value_SX.repeat_interleave(rows_per_sequence, 0)
+    return value_NX if real_N is None else value_NX.where(real_N.unsqueeze(1), 0)
+
+
+def route_limited(
+    logits_NE: Tensor, bias_E: Tensor, real_N: Tensor | None, num_sequences: int
+) -> tuple[Tensor, ...]:
+    """The 8 largest of 256 sigmoids, corrected by a bias, in the 4 of 8 groups with the
+    highest 2 best; weights are the sigmoids of the chosen divided by their sum plus
+    1e-20, times 2.5."""
+    z_NE = wide(logits_NE)
+    score_NE = z_NE.sigmoid()
+    key_NE = limit_groups(rankable(score_NE + bias_E), 8, 4, 2)
+    expert_NK = choose(key_NE, 8)
+    weight_NK = score_NE.gather(1, expert_NK)
+    weight_NK = weight_NK / (weight_NK.sum(1, keepdim=True) + 1e-20)
+    weight_NK = 2.5 * weight_NK
+    chosen_NE = torch.zeros_like(z_NE, dtype=torch.int64).scatter(1, expert_NK, 1)
+    sigmoid_NE = z_NE.sigmoid()
+    probability_NE = sigmoid_NE / sigmoid_NE.sum(1, keepdim=True)
+    return (
+        weight_NK,
+        expert_NK,
+        segment_sum(chosen_NE, real_N, num_sequences),
+        segment_sum(probability_NE, real_N, num_sequences),
+    )
+
+
+def route_limited_backward(
+    d_weight_NK: Tensor,
+    d_probability_SE: Tensor,
+    logits_NE: Tensor,
+    expert_NK: Tensor,
+    real_N: Tensor | None,
+    num_sequences: int,
+) -> Tensor:
+    """The gradient of the logits, [N, E]; the choice itself has none."""
+    z_NE = wide(logits_NE)
+    rows = z_NE.shape[0] // num_sequences
+    d_weight_NK = 2.5 * d_weight_NK
+    s_NE = z_NE.sigmoid()
+    kept_NK = s_NE.gather(1, expert_NK)
+    sum_N1 = kept_NK.sum(1, keepdim=True) + 1e-20
+    shift_N1 = (d_weight_NK * kept_NK).sum(1, keepdim=True) / sum_N1
+    d_kept_NK = (d_weight_NK - shift_N1) / sum_N1
+    d_score_NE = torch.zeros_like(z_NE).scatter(1, expert_NK, d_kept_NK)
+    d_z_NE = d_score_NE * s_NE * (1 - s_NE)
+    sigmoid_N1 = s_NE.sum(1, keepdim=True)
+    probability_NE = s_NE / sigmoid_N1
+    d_p_NE = segment_spread(d_probability_SE, real_N, rows)
+    # p = s / sum(s): a softmax over log(s), whose derivative is 1 - s.
+    d_z_NE = d_z_NE + softmax_backward(d_p_NE, probability_NE) * (1 - s_NE)
+    return d_z_NE.to(logits_NE.dtype)
+
+
+def softmax_backward(d_p_NE: Tensor, p_NE: Tensor) -> Tensor:
+    d_z_NE = p_NE * d_p_NE
+    return d_z_NE - p_NE * d_z_NE.sum(1, keepdim=True)
 
 
 def dispatch(

@@ -19,14 +19,17 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def rankable(key_NE: Tensor) -> Tensor:
+    """nan and -inf as the lowest finite number: -inf itself marks what is out."""
+    lowest = torch.finfo(key_NE.dtype).min
+    return key_NE.nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
+
+
 def choose(key_NE: Tensor, k: int) -> Tensor:
     """The experts of the k largest keys of each row, largest first.
 
-    Ties go to the lower index. nan and -inf count as the lowest finite number, so every
-    row gets k distinct experts.
+    Ties go to the lower index. With rankable keys every row gets k distinct experts.
     """
-    lowest = torch.finfo(key_NE.dtype).min
-    key_NE = key_NE.nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
     return key_NE.sort(dim=1, descending=True, stable=True).indices[:, :k].contiguous()
 
 
@@ -44,7 +47,7 @@ def route_balanced(
     probabilities of the chosen, times 6."""
     z_NE = wide(logits_NE)
     score_NE = z_NE.softmax(1)
-    expert_NK = choose(score_NE + bias_E, 12)
+    expert_NK = choose(rankable(score_NE + bias_E), 12)
     weight_NK = score_NE.gather(1, expert_NK)
     weight_NK = 6 * weight_NK
     chosen_NE = torch.zeros_like(z_NE, dtype=torch.int64).scatter(1, expert_NK, 1)
