@@ -113,8 +113,7 @@ def _given(root: Unit) -> set[Value]:
 def _follow(unit: Unit, still: set[Value], reads: Reads) -> None:
     """Add what is made of nothing else."""
     for node in unit.nodes:
-        read = reads.of(node)
-        if read and still.issuperset(read):
+        if still.issuperset(reads.of(node)):
             still.update(node.outputs)
 
 
@@ -148,7 +147,9 @@ def _behind(nodes: list[Node], wanted: set[Value], reads: Reads) -> set[Node]:
     return found
 
 
-def _taken(unit: Unit, cache: Value, nodes: list[Node], asked: set[Value], reads: Reads) -> Part:
+def _taken(
+    unit: Unit, cache: Value, nodes: list[Node], asked: set[Value], reads: Reads
+) -> Part | None:
     made = [value for node in nodes for value in node.outputs]
     read = list(dict.fromkeys(v for node in nodes for v in reads.of(node) if v not in made))
     wants = dict(zip(unit.ambients, unit.wants, strict=True))
@@ -164,5 +165,7 @@ def _taken(unit: Unit, cache: Value, nodes: list[Node], asked: set[Value], reads
         taps=[value for value in results if not isinstance(value.type, TensorType)],
         wants=[wants[value] for value in read if value in wants],
     )
+    if not part.inputs:
+        return None
     about = "_".join(value.name for value in part.inputs)
     return Part(attribute(f"read_{about}"), cache, part)
