@@ -19,7 +19,7 @@ from dataclasses import field
 
 from moedsl.backend.checkpoint_lines import BRACES, Block, Line, quoted, safe, table_lines
 from moedsl.backend.naming import attribute, identifier
-from moedsl.backend.plan_lines import call_lines, fits, indented
+from moedsl.backend.plan_lines import fits, indented
 from moedsl.frozen import frozen, record
 from moedsl.ir.checkpoint_map import ONE_WAY, Layout, Places, Row, Target, match
 from moedsl.ir.graph import Graph, Storage
@@ -69,7 +69,10 @@ class CheckpointView:
         items = [quoted(name) for name in names]
         if len(items) == 1:
             return (f"IGNORED = ({items[0]},)",)
-        return call_lines("IGNORED = ", items) if items else ()
+        one = f"IGNORED = ({', '.join(items)})"
+        if not items or fits(one):
+            return (one,) if items else ()
+        return ("IGNORED = (", *indented([f"{item}," for item in items]), ")")
 
     @property
     def named(self) -> tuple[str, ...]:

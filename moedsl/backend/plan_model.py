@@ -22,6 +22,7 @@ from moedsl.backend.plan_lines import (
     STEP,
     WIDTH,
     call_lines,
+    expression_lines,
     fits,
     indented,
     operands,
@@ -146,17 +147,18 @@ def _dictionary(name: str, entries: list[str]) -> list[str]:
     one = f"{name} = {{{', '.join(entries)}}}"
     if fits(one, BODY):
         return [one]
-    return [f"{name} = {{", *indented([line for one in entries for line in _entry(one)]), "}"]
+    lines = [line for entry in entries for line in _entry(entry)]
+    return [f"{name} = {{", *indented(lines), "}"]
 
 
 def _entry(entry: str) -> list[str]:
-    """One entry of a dictionary; a product that is too long is broken, without parentheses."""
-    key, _, value = entry.partition(": ")
-    parts = [] if fits(f"{entry},", BODY + 1) else operands(value)
-    if not parts:
-        return [f"{entry},"]
-    *rest, last = (f"{key}: {parts[0]}", *parts[1:])
-    return [*rest, f"{last},"]
+    """`"key": value,` a step in, on as many lines as it takes; a product is broken without parentheses."""
+    key, separator, value = entry.partition(": ")
+    if not fits(f"{entry},", BODY + 1) and (parts := operands(value)):
+        *lines, last = (f"{key}: {parts[0]}", *parts[1:])
+    else:
+        *lines, last = expression_lines(value, BODY + 1, key + separator, spare=1)
+    return [*lines, f"{last},"]
 
 
 # --- weights at the start -----------------------------------------------------------------------
