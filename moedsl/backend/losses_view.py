@@ -19,6 +19,8 @@ class BalanceView:
     `over`: the product is taken for each site, for each sequence of each site, or once over the pooled statistics of
     a layer's sites or of the whole model. `layers`: how products of different sites or layers combine.
     `groups`: for `layer`, the number of sites of each layer; a layer's stand side by side in the list.
+    `batch` and `step` take shares from all ranks, and from all forwards of a step. `average`, `light`: ranges of
+    experts that count with their mean, or times `eta`; `buckets`: how many experts in a row are balanced as one.
     `num_experts`: None where sites differ in it; then nothing can be pooled. `of`: what it is over, in words.
     """
 
@@ -27,9 +29,14 @@ class BalanceView:
     num_experts: int | None
     of: str
     count: Literal["share", "first", "all"] = "share"
-    over: Literal["site", "layer", "model", "sequence"] = "site"
+    over: Literal["site", "layer", "model", "sequence", "batch", "step"] = "site"
     layers: Literal["sum", "mean"] = "sum"
     groups: tuple[int, ...] = ()
+    average: tuple[int, int] | None = None
+    light: tuple[int, int] | None = None
+    eta: float = 1.0
+    buckets: tuple[int, ...] = ()
+    top_k: int | None = None
     kind: str = "balance"
 
     def __post_init__(self) -> None:
@@ -50,6 +57,31 @@ class BalanceView:
             if differs
             else ""
         )
+
+    @property
+    def factor_of_buckets(self) -> int | None:
+        """What the product is worth at balance, over that: the number of what is balanced."""
+        return len(self.buckets) or self.num_experts
+
+    @property
+    def even_buckets(self) -> bool:
+        return len(set(self.buckets)) == 1
+
+    @property
+    def bucket_sizes(self) -> str:
+        return "\n    ".join(call_lines("sizes = ", [*map(str, self.buckets)], depth=1))
+
+    @property
+    def mean_range(self) -> str:
+        return _range(self.average, self.num_experts)
+
+    @property
+    def light_range(self) -> str:
+        return _range(self.light, self.num_experts)
+
+    @property
+    def light_factor(self) -> str:
+        return number(self.eta)
 
     @property
     def counts(self) -> str:
@@ -76,6 +108,8 @@ class BalanceView:
             "layer": f"each layer by itself, then their {self.layers}",
             "sequence": f"the mean over sequences, then the {self.layers} over layers",
             "model": "pooled over the layers",
+            "batch": f"each mixture by itself, shares over all ranks, then their {self.layers}",
+            "step": f"each mixture by itself, shares over the step so far, then their {self.layers}",
         }[self.over]
         worth = "the number of choices per token" if self.count == "all" else "1"
         formula = f"E * sum over experts of ({share} * mean probability): {pooled}."
@@ -87,6 +121,14 @@ class BalanceView:
     """
 
 
+def _range(found: tuple[int, int] | None, total: int | None) -> str:
+    """As a slice: `4:`, `2:4`."""
+    if found is None:
+        return ""
+    first, stop = found
+    return f"{first or ''}:{'' if stop == total else stop}"
+
+
 @frozen(kw_only=True)
 class ZView:
     """A router z-loss: the mean over real tokens of the squared log-sum-exp of the logits."""
@@ -95,6 +137,7 @@ class ZView:
     coefficient: float
     of: str
     layers: Literal["sum", "mean"] = "sum"
+    over: str = "site"
     kind: str = "z"
 
     @property

@@ -16,7 +16,7 @@ from moedsl.backend.plan_adapting import HOME, WANTS, adapts
 from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_classes, plan_class
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
-from moedsl.backend.plan_views import plan_routing, plan_runtime, wants
+from moedsl.backend.plan_views import losses_want, plan_routing, plan_runtime, wants
 from moedsl.backend.plan_words import docstring, further_streams, legend, opening_comment
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
@@ -87,7 +87,7 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
         plan_output(graph),
         (*classes, root),
     )
-    adapting = WANTS if adapts(graph) else ()
+    adapting = [*(WANTS if adapts(graph) else ()), *losses_want(graph)]
     library = plan_library([*wants(graph), *adapting], first_line, package)
     routing = plan_routing(graph, first_line, package, frozenset(wants_of(library)))
     runtime = plan_runtime(graph, first_line, once=bool(names.parts))

@@ -47,6 +47,11 @@ def wants(graph: Graph) -> list[str]:
     return list(dict.fromkeys(name for op in every_op(graph) for name in op.imports))
 
 
+def losses_want(graph: Graph) -> list[str]:
+    """What losses.py imports of the runtime library."""
+    return [name for op in every_op(graph) for name in getattr(op, "library", ())]
+
+
 def plan_routing(
     graph: Graph, header: str, package: str, library: frozenset[str] = frozenset()
 ) -> RoutingView | None:
@@ -258,6 +263,11 @@ def balance_view(op: ops.Balance) -> BalanceView:
         over=op.over,  # type: ignore[arg-type]
         layers=op.layers,  # type: ignore[arg-type]
         groups=op.groups,
+        average=op.average,
+        light=op.light,
+        eta=op.eta,
+        buckets=op.buckets,
+        top_k=op.top_k,
     )
 
 

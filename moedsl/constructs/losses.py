@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from moedsl.constructs.declare import Construct, Number, Words
+from moedsl.constructs.declare import Construct, Labels, Number, Words
 
 _LAYERS = Words(
     "sum", choices=("sum", "mean"), doc="how the values of several places are put together"
@@ -33,10 +33,19 @@ class Balance(Loss):
 
     With `count = share` it is 1 at perfect balance; `all` counts each of the k choices (k at balance), `first` only
     the first choice (1 at balance). `over` is what counts and probabilities are averaged over before the product:
-    each mixture by itself (site), all mixtures of a layer, of the whole model, or each sequence.
+    each mixture by itself (site), all mixtures of a layer, of the whole model, or each sequence. With `batch` the
+    shares are those of each mixture on all ranks, with `step` those of all forwards since the last `model.adapt` too;
+    probabilities stay this forward's own.
+
+    In a bank of several kinds, choices of `average` count with their mean, so that a token may take any of them; a
+    product of `light` kinds counts `eta`; kinds `together` are one choice each. The others stand on so many `devices`
+    in order, and what is balanced are those.
     """
 
-    source = "Shazeer et al., 2017; Fedus et al., 2021"
+    source = (
+        "Shazeer et al., 2017; Fedus et al., 2021; DeepSeek-V2, 2024, section 2.1.3 (devices); Qiu et al., 2025 "
+        "(batch, step); Zeng et al., 2024, AdaMoE (average); Jin et al., 2024, MoE++ (light)"
+    )
     of = Words(
         "gate",
         choices=("gate", "score"),
@@ -44,8 +53,20 @@ class Balance(Loss):
     )
     over = Words(
         "site",
-        choices=("site", "layer", "model", "sequence"),
+        choices=("site", "layer", "model", "sequence", "batch", "step"),
         doc="what is pooled before the product",
+    )
+    average = Labels("none", words=("none",), doc="kinds whose choices count with their mean")
+    light = Labels("none", words=("none",), doc="kinds that count less")
+    eta = Number("1", low=0, doc="how much they count")
+    together = Labels("none", words=("none",), doc="kinds that are balanced as one choice each")
+    devices = Number(
+        "none",
+        low=1,
+        whole=True,
+        words=("none",),
+        unit="devices",
+        doc="how many devices the choices stand on; `none`: each choice by itself",
     )
     count = Words(
         "share", choices=("share", "first", "all"), doc="which choices count, and how much"
@@ -54,6 +75,20 @@ class Balance(Loss):
 
     def reads(self) -> tuple[str, ...]:
         return ("first" if self.count == "first" else "choices", "probability")
+
+    @property
+    def by_kind(self) -> bool:
+        """Does it tell choices apart by more than their number?"""
+        return bool(self.average or self.light or self.together or self.devices != "none")
+
+    def check(self, at: Any, sink: Any) -> None:
+        if self.by_kind and self.over in ("model", "sequence"):
+            sink.error(
+                "E0208",
+                f"kinds and devices in a balance over the {self.over} are not yet in this compiler",
+                at.origin("over"),
+                help="write `over = site`",
+            )
 
 
 class Z(Loss):

@@ -6,7 +6,7 @@ Each is a stage. In evaluation it passes on what it got, unless `phase` says mor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Expression, Number
 from moedsl.ir import ops, problems
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from moedsl.ir.graph import Value
 
 
-class Jitter(Construct):
+class Noise(Construct):
+    """What all noise shares: it is a stage that keeps the shape of what it gets."""
+
+    abstract: ClassVar[bool] = True
+    kind = "noise"
+
+
+class Jitter(Noise):
     """Every element is multiplied by a number drawn evenly between 1 - amount and 1 + amount.
 
     In a router, `score = jitter(0.01) -> linear`, it perturbs what the router reads and nothing else.
@@ -35,7 +42,7 @@ class Jitter(Construct):
         return build.op(ops.Noise(form="jitter", amount=train, eval_amount=eval_), x)
 
 
-class Gaussian(Construct):
+class Gaussian(Noise):
     """Normal noise is added to every element.
 
     `std` is a number, `gaussian(1 / choices)`, or an expression that gives one for each element:
@@ -66,7 +73,7 @@ class Gaussian(Construct):
         return build.op(ops.Noise(form="gaussian", learned=True), x, std)
 
 
-class Gumbel(Construct):
+class Gumbel(Noise):
     """Gumbel noise is added to every element: the largest of `score -> gumbel` is a draw from its softmax."""
 
     source = "Gumbel, 1954; Lepikhin et al., 2020 (second expert by sampling)"
@@ -79,7 +86,7 @@ class Gumbel(Construct):
         return build.op(ops.Noise(form="gumbel", amount=train, eval_amount=eval_), x)
 
 
-class Hide(Construct):
+class Hide(Noise):
     """Each number is hidden with this probability: it becomes -inf, so it ranks below all that are not.
 
     `choose = gate -> hide(0.1)` drops whole experts for single tokens in training, and leaves weights as they are.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Flag, Number, Words
+from moedsl.constructs.declare import Construct, Flag, Labels, Number, Words
 from moedsl.ir import ops
+from moedsl.ir.kinds import span_of_kinds
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -175,11 +176,37 @@ class Softmax(Construct):
 
 
 class Normalize(Construct):
-    """Divide by the sum along the last axis, so that the result sums to 1."""
+    """Divide by the sum along the last axis, so that the result sums to 1.
+
+    In a router's `weigh`, `normalize(kinds = full)` sums the picks of these kinds of experts alone, so that a null
+    expert beside them takes nothing away; where a token picked none of them, nothing is divided.
+    """
 
     eps = Number("0", low=0, doc="added to the sum")
     detach = Flag("false", doc="the sum counts as a constant: no gradient goes through it")
+    kinds = Labels("all", doc="the kinds of experts whose weights are summed")
 
     def lower(self, build: Builder, x: Value) -> Value:
+        if self.kinds:
+            return self._among_kinds(build, x)
         op = ops.Normalize(over=build.last(x), eps=float(self.eps), detach=self.detach)
         return build.op(op, x)
+
+    def _among_kinds(self, build: Builder, x: Value) -> Value:
+        expert = build.scope.get("expert")
+        where = self.recipe.origin("kinds")
+        if expert is None:
+            build.sink.error(
+                "E0408",
+                "`kinds` needs chosen experts, and there are none here",
+                where,
+                help="it stands in a router's `weigh`: `weigh = gate -> normalize(kinds = full)`",
+            )
+            return build.poison(x)
+        found = span_of_kinds(build.sink, build.frame.kinds, self.kinds, where)
+        if found is None:
+            return build.poison(x)
+        op = ops.NormalizeAmong(
+            first=found[0], stop=sum(found), eps=float(self.eps), detach=self.detach
+        )
+        return build.op(op, x, expert)

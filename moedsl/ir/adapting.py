@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def lower_balancing(build: Builder, one: Balancing) -> Value:
     choices = build.width
     assert choices is not None  # a router's `choose` asks for one number per choice
-    first, count = span_of_kinds(build, one.kinds, one.recipe.origin("kinds")) or (0, 0)
+    first, count = span_of_kinds(
+        build.sink, build.frame.kinds, one.kinds, one.recipe.origin("kinds")
+    ) or (0, 0)
     op = ops.Correction(
         choices=choices,
         rate=float(one.rate),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from moedsl.diagnostics.model import Sink
 from moedsl.diagnostics.suggest import did_you_mean
 from moedsl.frozen import frozen
 from moedsl.model import terms
 from moedsl.source import Span
-
-if TYPE_CHECKING:
-    from moedsl.ir.build import Builder
 
 
 @frozen
@@ -42,16 +39,18 @@ def common_kinds(mixtures: Iterable[terms.Recipe]) -> tuple[Choices, ...]:
     return found[0] if found and all(kinds == found[0] for kinds in found) else ()
 
 
-def span_of_kinds(build: Builder, labels: tuple[str, ...], span: Span) -> tuple[int, int] | None:
+def span_of_kinds(
+    sink: Sink, kinds: tuple[Choices, ...], labels: tuple[str, ...], span: Span
+) -> tuple[int, int] | None:
     """(first, count) of the choices of these kinds, which stand side by side; None: all, or an error was made."""
     if not labels:
         return None
-    known = {kind.label: kind for kind in build.frame.kinds}
+    known = {kind.label: kind for kind in kinds}
     unknown = next((label for label in labels if label not in known), None)
     if unknown is not None:
         close = did_you_mean(unknown, list(known))
         names = ", ".join(f"`{name}`" for name in known)
-        build.sink.error(
+        sink.error(
             "E0412",
             f"no kind of experts is called `{unknown}`",
             span,
@@ -65,7 +64,7 @@ def span_of_kinds(build: Builder, labels: tuple[str, ...], span: Span) -> tuple[
     found = sorted((known[label] for label in dict.fromkeys(labels)), key=lambda kind: kind.first)
     count = sum(kind.count for kind in found)
     if found[-1].first + found[-1].count - found[0].first != count:
-        build.sink.error(
+        sink.error(
             "E0412",
             "these kinds do not stand side by side in the bank",
             span,

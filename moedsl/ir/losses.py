@@ -12,6 +12,7 @@ from moedsl.constructs.states import Stateful
 from moedsl.frozen import frozen, record
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, RecordType, Unit, Value
+from moedsl.ir.kinds import Choices, common_kinds, span_of_kinds
 from moedsl.ir.ops_base import number
 from moedsl.ir.thread import callees
 from moedsl.model import terms
@@ -156,8 +157,13 @@ def _add(
     match loss:
         case Balance():
             experts = {one.choices.size for one in homes}
-            if loss.over == "model" and len(experts) > 1:
+            pools = loss.over in ("model", "batch", "step") or loss.by_kind
+            if pools and len(experts) > 1:
                 _report_unequal(build, recipe, homes)
+                return
+            if loss.over == "step" and common.get("state"):
+                _report_two_states(build, recipe)
+                return
             op = ops.Balance(
                 **common,
                 layers=loss.layers,
@@ -166,6 +172,8 @@ def _add(
                 num_experts=experts.pop() if len(experts) == 1 else None,
                 top_k=homes[0].kept.size,
                 groups=(1,) * len(homes) if loss.over == "layer" else (),
+                sites=len(homes) if loss.over == "step" else 0,
+                **_kinds(build, loss, homes),
             )
         case Z():
             op = ops.ZLoss(**common, layers=loss.layers)
@@ -175,7 +183,7 @@ def _add(
             return
     value = Value("", op.infer(routing.type)[0], recipe.span)
     node = Node(op, (routing,), (value,), span=recipe.span, role="loss")
-    if op.state is not None:
+    if op.adapts:
         node.place = node.path = op.function
     root.nodes.append(node)
 
@@ -204,6 +212,63 @@ def _measure(loss: Importance | Load | Entropy | L1) -> dict[str, Any]:
             return {"call": call, "negative": loss.aim == "high", "pooled": pooled}
         case L1():
             return {"call": "balanced_l1", "arguments": f", {number(float(loss.picks))}"}
+
+
+def _kinds(build: Builder, loss: Balance, homes: list[Decided]) -> dict[str, Any]:
+    """What a balance knows of the kinds of its choices, as ranges of choices."""
+    if not loss.by_kind:
+        return {}
+    kinds = common_kinds(
+        [unit.recipe for one in homes for unit in one.declarers if unit.kind == "moe"]
+    )
+    ranges: dict[str, tuple[int, int] | None] = {}
+    for setting in ("average", "light"):
+        where = loss.recipe.origin(setting)
+        found = span_of_kinds(build.sink, kinds, getattr(loss, setting), where)
+        ranges[setting] = (found[0], found[0] + found[1]) if found else None
+    return {**ranges, "eta": float(loss.eta), "buckets": _buckets(build, loss, kinds, homes[0])}
+
+
+def _buckets(
+    build: Builder, loss: Balance, kinds: tuple[Choices, ...], home: Decided
+) -> tuple[int, ...]:
+    """How many choices in a row are balanced as one: those of a device, or of a kind that is one choice."""
+    where = loss.recipe.origin("together")
+    single = [
+        found
+        for label in loss.together
+        if (found := span_of_kinds(build.sink, kinds, (label,), where))
+    ]
+    if loss.devices == "none" and not single:
+        return ()
+    starts = dict(single)
+    total, rest = home.choices.size or 0, (home.choices.size or 0) - sum(starts.values())
+    share = 1 if loss.devices == "none" else rest // loss.devices
+    sizes: list[int] = []
+    at = 0
+    while at < total:
+        size = starts.get(at) or min([share, *(first - at for first in starts if first > at)])
+        if (size < share and at not in starts) or (loss.devices != "none" and rest % loss.devices):
+            build.mismatch(
+                "E0411",
+                f"{rest} choices do not stand on {loss.devices} equal devices",
+                (loss.recipe.origin("devices"), "devices"),
+                (home.choices.origin, f"{total} choices"),
+                help="the number of devices must divide the number of choices",
+            )
+            return ()
+        sizes.append(size)
+        at += size
+    return tuple(sizes)
+
+
+def _report_two_states(build: Builder, recipe: terms.Recipe) -> None:
+    build.sink.error(
+        "E0208",
+        "a balance over a step whose coefficient has state too is not yet in this compiler",
+        recipe.span,
+        help="write `over = batch`, or a plain coefficient",
+    )
 
 
 def _report_unequal(build: Builder, recipe: terms.Recipe, homes: list[Decided]) -> None:

@@ -90,6 +90,42 @@ class Balance(LossTerm):
     num_experts: int | None = None
     top_k: int | None = None
     groups: tuple[int, ...] = ()
+    average: tuple[int, int] | None = None  # choices from .. to that count with their mean
+    light: tuple[int, int] | None = None  # choices from .. to that count `eta`
+    eta: float = 1.0
+    buckets: tuple[int, ...] = ()  # how many choices in a row are balanced as one
+    sites: int = 0
+
+    @property
+    def steps(self) -> bool:
+        """Are shares those of all forwards of a step? They are kept at the node's place."""
+        return self.over == "step"
+
+    @property
+    def adapts(self) -> str:
+        return "sites" if self.state or self.steps else ""
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{self.function}({{0}}, {{self}})" if self.steps else super().code
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        steps = (".adapting:StepCounts",) if self.steps else ()
+        return (*super().imports, *steps)
+
+    @property
+    def library(self) -> tuple[str, ...]:
+        """What its function in losses.py imports."""
+        return (".adapting:over_ranks",) if self.over == "batch" else ()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        shape = (self.sites, self.num_experts or 0)
+        counts = Parameter("count_LE", shape, "zeros", 0.0, trainable=False, buffer=True)
+        return (counts,) if self.steps else super().parameters()
+
+    def module(self) -> str:
+        return f"StepCounts({self.sites}, {self.num_experts})" if self.steps else super().module()
 
     @property
     def statistics(self) -> tuple[str, ...]:

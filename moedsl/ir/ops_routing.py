@@ -129,6 +129,25 @@ class Gather(Op):
 
 
 @frozen(kw_only=True)
+class NormalizeAmong(Op):
+    """(weight_NK, expert_NK) -> divided by the sum over picks from choice `first` up to `stop`, plus `eps`."""
+
+    first: int
+    stop: int
+    eps: float = 0.0
+    detach: bool = False
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+    atom: ClassVar[bool] = False
+    imports: ClassVar[tuple[str, ...]] = (".selection:kept_sum",)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        sum_NK = "{0}.detach()" if self.detach else "{0}"
+        total = f"kept_sum({sum_NK}, {{1}}, {self.first}, {self.stop})"
+        return f"{{0}} / ({total} + {self.eps!r})" if self.eps else f"{{0}} / {total}"
+
+
+@frozen(kw_only=True)
 class WithoutAbsent(Op):
     """(weight_NK, expert_NK) -> the weights, zero where a pick is absent."""
 

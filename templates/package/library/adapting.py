@@ -46,12 +46,18 @@ def total(loads: tuple[dict[str, Load], ...]) -> dict[str, Load]:
     counts = [
         torch.cat([torch.hstack(load) for load in each.values()]) for each in loads
     ]
-    count = torch.stack(counts).sum(0)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
+    count = over_ranks(torch.stack(counts).sum(0))
     sizes = [load.choices_E.numel() + 1 for load in loads[0].values()]
     parts = zip(loads[0], count.split(sizes), strict=True)
     return {place: Load(part[:-1], part[-1]) for place, part in parts}
+
+
+def over_ranks(count: Tensor) -> Tensor:
+    """The sum over all ranks; the count itself where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        count = count.clone()
+        torch.distributed.all_reduce(count)
+    return count
 
 
 class State(nn.Module):
@@ -155,3 +161,25 @@ class Ramp(State):
         self.step += 1
         way = (self.step / self.steps).clamp(max=1)
         self.value.copy_(self.start + (self.end - self.start) * way)
+
+
+class StepCounts(nn.Module):
+    """What L places of E experts routed since the last `adapt`, summed over ranks."""
+
+    count_LE: Tensor
+
+    def __init__(self, places: int, choices: int) -> None:
+        super().__init__()
+        count_LE = torch.zeros(places, choices, dtype=torch.int64)
+        self.register_buffer("count_LE", count_LE, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, count_LE: Tensor) -> Tensor:
+        if not self.training:
+            return over_ranks(count_LE)
+        self.count_LE += count_LE
+        return over_ranks(self.count_LE.clone())
+
+    @torch.no_grad()
+    def adapt(self, loads: list[Load]) -> None:
+        self.count_LE.zero_()

@@ -92,3 +92,13 @@ def weight_of_each(weight_NK: Tensor, expert_NK: Tensor, num_experts: int) -> Te
     """The weight that each row gives to each expert, zero for those it did not pick."""
     weight_NE = weight_NK.new_zeros(weight_NK.shape[0], num_experts + 1)
     return weight_NE.scatter_add(1, expert_NK, weight_NK)[:, :-1]
+
+
+def kept_sum(weight_NK: Tensor, expert_NK: Tensor, first: int, stop: int) -> Tensor:
+    """The weight that each row gives to experts from `first` up to `stop`, [N, 1].
+
+    1 where it picked none of them, so that what is divided by it stays as it is.
+    """
+    among_NK = (expert_NK >= first) & (expert_NK < stop)
+    sum_N1 = weight_NK.where(among_NK, 0).sum(1, keepdim=True)
+    return sum_N1.where(among_NK.any(1, keepdim=True), 1)
