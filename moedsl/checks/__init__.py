@@ -7,6 +7,7 @@ from collections.abc import Callable
 from moedsl.checks.causality import check_causality
 from moedsl.checks.checkpoint import check_checkpoint
 from moedsl.checks.gradients import check_gradients, check_unread
+from moedsl.checks.left_out import check_left_out
 from moedsl.checks.losses import check_losses
 from moedsl.checks.routing import check_picks
 from moedsl.checks.stages import check_stages
@@ -16,6 +17,7 @@ from moedsl.ir.graph import Graph
 CHECKS: tuple[Callable[[Graph, Sink], None], ...] = (
     check_picks,
     check_causality,
+    check_left_out,
     check_gradients,
     check_losses,
     check_unread,

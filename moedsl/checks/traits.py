@@ -8,6 +8,8 @@ proof by stating these on its class or as properties:
   lookahead   "" where seeing the future is a fault, "allowed" where the spec says so, else the rule that replaces the
               operation when decoding, in the spec's words
   causal_form what to write instead so that the future stays unseen ("mask = causal"), for help
+  couples     what makes a row's result depend on other sequences of the batch ("capacity"); "" where nothing does
+  leaves_out  rows may get nothing, and the spec does not say that it knows
   carries     inputs through which gradients flow (None: all of them)
   normalizes  the axis along which the result adds up to one: over a single entry it is the constant 1
   fields      of an operation that makes a record: which field each of its inputs becomes ("" for the rest)
@@ -29,6 +31,14 @@ def sees(node: Node, index: int) -> str:
 
 def lookahead(node: Node) -> str:
     return getattr(node.op, "lookahead", "")
+
+
+def couples(node: Node) -> str:
+    return getattr(node.op, "couples", "")
+
+
+def leaves_out(node: Node) -> bool:
+    return getattr(node.op, "leaves_out", False)
 
 
 def causal_form(node: Node) -> str:

@@ -148,6 +148,7 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim) -> Served
         picks=picks,
         mean=_mean(router, kept, among),
         lookahead=lookahead(router),
+        leaves_out=router.overflow == "drop",
     )
     gate = []
     if op.gated:

@@ -176,6 +176,7 @@ class Serve(Op):
     mean: Fraction | None = None
     lookahead: str = ""
     picks: int = 1
+    leaves_out: bool = False
     carries: ClassVar[tuple[int, ...] | None] = ()
     causal_form: ClassVar[str] = "priority = first_come"
     couples: ClassVar[str] = "capacity"
@@ -295,6 +296,7 @@ class ExpertChoice(Op):
     kept: Dim
     choices: Dim
     lookahead: str = ""
+    leaves_out: bool = False
     code: ClassVar[str] = "choose_rows({0}, {1}, {2}, {3})"
     imports: ClassVar[tuple[str, ...]] = (".capacity:choose_rows",)
     carries: ClassVar[tuple[int, ...] | None] = ()
