@@ -71,6 +71,8 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
         build.bind(role, value)
     gate = build.scope["gate"]
     build.bind("logits", logits)
+    if heads is not None and capacity.is_limited(router):
+        _not_by_head(build, router, heads)
     picked = _select(build, router)
     counted = build.scope.get("counted", picked)
     asked, expert = _served(build, router, picked, choices)
@@ -129,6 +131,17 @@ def _served(build: Builder, router: Router, picked: Value, choices: Dim) -> tupl
         asked = picked
     build.bind("expert", asked)
     return asked, picked
+
+
+def _not_by_head(build: Builder, router: Router, heads: Dim) -> None:
+    build.mismatch(
+        "E0420",
+        "room is shared by tokens, and this router decides for each head",
+        (router.recipe.origin("capacity"), "how many tokens an expert takes"),
+        (heads.origin, f"{heads.size} heads decide"),
+        help="leave `capacity` out, or `per = head`",
+    )
+    build.poison(build.scope["choose"])
 
 
 def _by_rows(build: Builder) -> None:
