@@ -12,6 +12,7 @@ from moedsl.backend.statements import suffix
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, TensorType, Unit
 from moedsl.ir.info import Info, Row, info_table
+from moedsl.ir.routers import RouterNote, routers
 from moedsl.ir.shapes import MAIN, is_ids, stream_of
 from moedsl.source import Source
 
@@ -28,6 +29,7 @@ class CardView:
     usage: tuple[str, ...]
     training: tuple[str, ...]
     padded: bool = True
+    rooms: tuple[str, ...] = ()
 
 
 def plan_card(
@@ -49,7 +51,13 @@ def plan_card(
         usage(graph, exported, classes[graph.root]),
         training(graph, adapts="tally" in exported),
         any(is_ids(value) for value in graph.root.inputs),
+        rooms(routers(graph)),
     )
+
+
+def rooms(notes: tuple[RouterNote, ...]) -> tuple[str, ...]:
+    """Whose experts have limited room, and what is expected to find none."""
+    return tuple(f"- `{note.places}`, {room}" for note in notes for room in note.rooms)
 
 
 def numbers(info: Info) -> str:

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 WIDTH = 88
 STEP = "    "
+_CHAINED = re.compile(r"(.*[)\]])(\.\w+)")  # a call, and the name of a method on its result
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -66,6 +67,8 @@ def expression_lines(text: str, depth: int, head: str = "", spare: int = 0) -> t
     if parts := split_items(text):
         return (f"{head}(", *indented([x for p in parts for x in _item_lines(p, depth + 1)]), ")")
     if parts := _branches(text):
+        if fits(text, depth + 1):
+            return (f"{head}(", STEP + text, ")")
         return (f"{head}(", *indented(parts), ")")
     if parts := operands(text):
         if fits(text, depth + 1):
@@ -74,6 +77,11 @@ def expression_lines(text: str, depth: int, head: str = "", spare: int = 0) -> t
     place = _last_bracket(text)
     if place is None:
         return (head + text,)
+    chained = _CHAINED.fullmatch(text[:place])
+    if chained and not fits(head + text[: place + 1], depth):
+        end = chained[2] + text[place:]
+        *lines, last = expression_lines(chained[1], depth, head, spare=len(end))
+        return (*lines, last + end)
     inside = text[place + 1 : -1]
     crowded = not fits(inside, depth + 1)
     if crowded and (parts := _comprehension(inside)):

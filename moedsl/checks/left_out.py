@@ -11,7 +11,9 @@ from moedsl.diagnostics.model import Label, Sink
 from moedsl.ir.graph import NOWHERE, Graph, Node, Unit, Value
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down", "keys", "values", "hidden")
-Causes = tuple[Node | None, ...]  # for each value that a unit gets or gives: what leaves rows of it out
+Causes = tuple[
+    Node | None, ...
+]  # for each value that a unit gets or gives: what leaves rows of it out
 
 
 def check_left_out(graph: Graph, sink: Sink) -> None:

@@ -29,16 +29,22 @@ def info(
 ) -> None:
     """Show what SPEC is made of, per layer and in total."""
     from moedsl import pipeline
+    from moedsl.checks.causality import causality
     from moedsl.cli.reporting import require
     from moedsl.ir.info import info_table
+    from moedsl.ir.routers import routers
+    from moedsl.rewrites import rewrite
 
     result = require(pipeline.check, spec, root, settings, target)
     table = info_table(result.graph, tokens)
+    notes = routers(rewrite(result.graph), tokens)
+    verdict = str(causality(result.graph))
     if as_json:
         import json
 
-        click.echo(json.dumps(table.json(), indent=2))
+        more = {"routers": [note.json() for note in notes], "causality": verdict}
+        click.echo(json.dumps(table.json() | more, indent=2))
         return
     from moedsl.cli.tables import print_info
 
-    print_info(table)
+    print_info(table, notes, verdict)

@@ -10,6 +10,7 @@ from rich.table import Table
 from moedsl.cli.reference import Entry
 from moedsl.cli.units import bytes_text, count_text
 from moedsl.ir.info import Counts, Info, Row
+from moedsl.ir.routers import RouterNote
 from moedsl.trial.record import TrialRecord
 from moedsl.trial.verdict import bits
 
@@ -22,7 +23,7 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, markup=False, width=WIDE)
 
 
-def print_info(info: Info) -> None:
+def print_info(info: Info, routers: tuple[RouterNote, ...] = (), causality: str = "") -> None:
     total = info.total
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -55,6 +56,10 @@ def print_info(info: Info) -> None:
         "Weights and KV cache in bfloat16. Rows with a range give one layer of it.",
         style="dim",
     )
+    for line in (line for router in routers for line in router.lines):
+        console().print(line, style="dim")
+    if causality not in ("", "causal", "nothing to decode"):
+        console().print(f"Predictions: {causality}.", style="dim")
 
 
 def _headline(info: Info) -> str:

@@ -71,4 +71,6 @@ class Next(Overflow):
     """
 
     source = "Fedus et al., 2021, appendix B: no token left behind"
-    rounds = Number("4", low=1, whole=True, positional=True, doc="how many further choices are asked")
+    rounds = Number(
+        "4", low=1, whole=True, positional=True, doc="how many further choices are asked"
+    )

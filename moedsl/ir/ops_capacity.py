@@ -57,9 +57,7 @@ class Rule:
             code = size if whole == 1 else f"{whole} * {size}"
         code = f"{self.times} * {code}" if self.times > 1 else code
         code = f"max({self.least}, {code})" if self._may_fall_short else code
-        return (
-            f"share_up({code}, 1, {self.multiple}) * {self.multiple}" if self.multiple > 1 else code
-        )
+        return f"next_multiple({code}, {self.multiple})" if self.multiple > 1 else code
 
     @property
     def _may_fall_short(self) -> bool:
@@ -74,7 +72,7 @@ class Rule:
     def functions(self) -> tuple[str, ...]:
         divides = self.share is not None and self.share.denominator > 1
         rounding = (self.function,) if divides else ()
-        return (*rounding, *(("share_up",) if self.multiple > 1 else ()))
+        return (*rounding, *(("next_multiple",) if self.multiple > 1 else ()))
 
 
 @frozen(kw_only=True)

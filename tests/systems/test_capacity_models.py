@@ -47,8 +47,12 @@ CASES = {
 class Plain:
     """The same model in loops. `route` says which experts serve a row, and with what weight."""
 
-    def __init__(self, model: nn.Module, name: str, training: bool, real: list[bool] | None) -> None:
-        self.p = {key: value.detach().clone().requires_grad_() for key, value in model.named_parameters()}
+    def __init__(
+        self, model: nn.Module, name: str, training: bool, real: list[bool] | None
+    ) -> None:
+        self.p = {
+            key: value.detach().clone().requires_grad_() for key, value in model.named_parameters()
+        }
         said, self.priority, self.size, train, eval_ = CASES[name]
         self.room = train if training else eval_
         self.normed, self.served = "normalize" in said, "served" in said
@@ -66,7 +70,9 @@ class Plain:
         left = plain.serve(self.priority, picks, gates, self.size, self.room, self.real)
         held = [[e for e in row if e is not None] for row in left]
         if self.rounds:
-            held = plain.serve_next(left, picks, ranking, self.size, self.room, self.rounds, self.real)
+            held = plain.serve_next(
+                left, picks, ranking, self.size, self.room, self.rounds, self.real
+            )
         self.dropped += sum(K - len(row) for row in held)
         found = []
         for n, row in enumerate(held):
@@ -90,7 +96,11 @@ class Plain:
 
     def balance(self, gate_NE: Tensor) -> Tensor:
         """Over what was picked by real tokens, before anything was dropped."""
-        real = torch.ones(len(gate_NE), dtype=torch.bool) if self.real is None else torch.tensor(self.real)
+        real = (
+            torch.ones(len(gate_NE), dtype=torch.bool)
+            if self.real is None
+            else torch.tensor(self.real)
+        )
         picks = gate_NE.detach().sort(dim=1, descending=True, stable=True).indices[real, :K]
         share = torch.bincount(picks.flatten(), minlength=E).double() / picks.numel()
         return 1e-2 * E * (share * gate_NE[real].mean(0)).sum()
@@ -186,7 +196,10 @@ def test_a_later_token_moves_an_earlier_one_only_where_that_is_allowed() -> None
 
 
 def test_one_pick_by_rank_is_first_come() -> None:
-    assert codes(spec("gate = score -> softmax\nselect = top_k(1)\ncapacity = 1\npriority = by_rank")) == []
+    assert (
+        codes(spec("gate = score -> softmax\nselect = top_k(1)\ncapacity = 1\npriority = by_rank"))
+        == []
+    )
 
 
 def test_a_rule_for_decoding_takes_the_place_of_looking_ahead() -> None:

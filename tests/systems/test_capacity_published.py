@@ -77,7 +77,9 @@ def test_nllb_routers_of_transformers(before: bool, prioritised: bool, training:
         moe_eval_capacity_token_fraction=0.2, router_bias=False, router_ignore_padding_tokens=False,
     )  # fmt: skip
     theirs = NllbMoeTop2Router(config).train(training)
-    theirs.expert_capacity = None  # 2 * ceil(rows / experts), as in fairseq; a configuration must give a number
+    theirs.expert_capacity = (
+        None  # 2 * ceil(rows / experts), as in fairseq; a configuration must give a number
+    )
     text = TOP2 + (
         "capacity = phase(train = room(1, per = token, times = 2), eval = room(0.2, per = group))\n"
         f"weigh = gate -> normalize(eps = {0 if before else 1e-9})\n"
@@ -96,14 +98,18 @@ def test_nllb_routers_of_transformers(before: bool, prioritised: bool, training:
     probe = torch.randn(found.shape, generator=torch.Generator().manual_seed(4))
     (found * probe).sum().backward()
     (want * probe).sum().backward()
-    torch.testing.assert_close(ours.score.weight.grad, theirs.classifier.weight.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        ours.score.weight.grad, theirs.classifier.weight.grad, rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("k", (2, 3))
 @pytest.mark.parametrize("training", (True, False))
 def test_gating_of_st_moe_pytorch(k: int, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     st_moe = pytest.importorskip("st_moe_pytorch.st_moe_pytorch")
-    theirs = st_moe.TopNGating(D, E, top_n=k, threshold_train=0.4, threshold_eval=0.4).train(training)
+    theirs = st_moe.TopNGating(D, E, top_n=k, threshold_train=0.4, threshold_eval=0.4).train(
+        training
+    )
     text = (
         f"gate = score -> softmax\nselect = top_k({k}) -> thin(below = 0.4, keep = random)\n"
         "weigh = gate -> normalize\nlookahead = allowed\npriority = by_rank\nwithin = sequence\n"
@@ -136,11 +142,15 @@ def test_gating_of_st_moe_pytorch(k: int, training: bool, monkeypatch: pytest.Mo
         loss, theirs_loss = loss + mine.mean(), theirs_loss + balance
     loss.backward()
     theirs_loss.backward()
-    torch.testing.assert_close(ours.score.weight.grad, theirs.to_gates.weight.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        ours.score.weight.grad, theirs.to_gates.weight.grad, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_second_pick_stays_as_often_as_its_share_says() -> None:
-    text = "gate = score -> softmax\nselect = top_k(2) -> thin(below = 0.5)\nweigh = gate -> normalize"
+    text = (
+        "gate = score -> softmax\nselect = top_k(2) -> thin(below = 0.5)\nweigh = gate -> normalize"
+    )
     router = router_of(text)
     x = inputs(1, 1)[0].expand(20000, D)
     torch.manual_seed(0)
@@ -151,15 +161,17 @@ def test_the_second_pick_stays_as_often_as_its_share_says() -> None:
     assert (called(router.eval(), x).expert_NK < E).all()  # in training only
 
 
-@pytest.mark.parametrize(
-    ("keep", "stay"), (("threshold", "some"), ("none", "no"), ("all", "all"))
-)
+@pytest.mark.parametrize(("keep", "stay"), (("threshold", "some"), ("none", "no"), ("all", "all")))
 def test_which_picks_stay(keep: str, stay: str) -> None:
     text = f"gate = score -> softmax\nselect = top_k(2) -> thin(below = 0.3, keep = {keep})\nweigh = gate"
     routing = called(router_of(text), inputs().flatten(0, 1))
     second = routing.expert_NK[:, 1] < E
     gate = routing.logits_NE.softmax(1).sort(dim=1, descending=True).values
-    want = {"some": gate[:, 1] / gate[:, :2].sum(1) > 0.3, "no": gate[:, 0] < 0, "all": gate[:, 0] > 0}
+    want = {
+        "some": gate[:, 1] / gate[:, :2].sum(1) > 0.3,
+        "no": gate[:, 0] < 0,
+        "all": gate[:, 0] > 0,
+    }
     assert torch.equal(second, want[stay])
 
 

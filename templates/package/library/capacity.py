@@ -31,6 +31,11 @@ def share_nearest(size: int, numerator: int, denominator: int) -> int:
     return whole + (2 * rest + whole % 2 > denominator)
 
 
+def next_multiple(count: int, factor: int) -> int:
+    """The multiple of factor that is count, or comes next."""
+    return -(-count // factor) * factor
+
+
 def num_slots(expert_NK: Tensor, num_experts: int, size: int, slots: int) -> int:
     """The most rows that all experts together can get."""
     return -(-expert_NK.shape[0] // size) * num_experts * slots

@@ -2,6 +2,8 @@
 # Edit the spec, not this file.
 """Which weights each stage of training moves, and at what rate.
 
+A stage begins with an optimizer of its own:
+
     optimizer = torch.optim.AdamW(begin(model, "pretrain", lr=3e-4))
 
 The stage tune changes the model too: it needs the package that
