@@ -72,7 +72,7 @@ def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None
     gate = build.scope["gate"]
     build.bind("logits", logits)
     if heads is not None and capacity.is_limited(router):
-        _not_by_head(build, router, heads)
+        _no_room_by_head(build, router, heads)
     picked = _select(build, router)
     counted = build.scope.get("counted", picked)
     asked, expert = _served(build, router, picked, choices)
@@ -133,7 +133,7 @@ def _served(build: Builder, router: Router, picked: Value, choices: Dim) -> tupl
     return asked, picked
 
 
-def _not_by_head(build: Builder, router: Router, heads: Dim) -> None:
+def _no_room_by_head(build: Builder, router: Router, heads: Dim) -> None:
     build.mismatch(
         "E0420",
         "room is shared by tokens, and this router decides for each head",

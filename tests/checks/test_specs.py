@@ -36,7 +36,8 @@ def test_the_gallery_is_clean(name: str) -> None:
     result = check(source(name))
     assert [d for d in result.diagnostics if d.severity == "error"] == []
     reads_ids = any(is_ids(value) for value in result.graph.root.inputs)
-    assert str(causality(result.graph)) == ("causal" if reads_ids else "nothing to decode")
+    verdict = str(causality(result.graph))
+    assert verdict.startswith("causal") if reads_ids else verdict == "nothing to decode"
 
 
 @pytest.mark.parametrize("written", ["top_k(9)", "top_k(k = 9)"])
