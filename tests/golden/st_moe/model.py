@@ -27,6 +27,7 @@ from .experts import grouped_linear
 from .losses import sparse_balance, sparse_z
 from .reference import segment_sum, wide
 from .routing import Dispatch, Routing, combine, count_tokens, dispatch, gather_rows
+from .selection import sum_z
 from .state import Cache, Rotary, attend, causal_mask, positions, rotary_table, rotate
 
 
@@ -127,9 +128,7 @@ class Top2(nn.Module):
             1,
         )
         probability = segment_sum(gate_NE, real_N, 1)
-        z = segment_sum(
-            score_NE.logsumexp(1, keepdim=True).square(), real_N, 1
-        ).squeeze(1)
+        z = sum_z(score_NE, real_N, 1)
         tokens = count_tokens(score_NE, real_N, 1)
         routing = Routing(
             served_NK, weight_NK, score_NE, first, probability, z, tokens, rows

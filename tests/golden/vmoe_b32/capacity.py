@@ -20,6 +20,11 @@ def share_up(size: int, numerator: int, denominator: int) -> int:
     return -(-size * numerator // denominator)
 
 
+def next_multiple(count: int, factor: int) -> int:
+    """The multiple of factor that is count, or comes next."""
+    return -(-count // factor) * factor
+
+
 def grouped(x_NK: Tensor, size: int, fill: float) -> Tensor:
     """Rows in groups, [G, S, K]; the last group is filled up with `fill`."""
     return F.pad(x_NK, (0, 0, 0, -x_NK.shape[0] % size), value=fill).unflatten(

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .capacity import serve_best_rows, share_up
+from .capacity import next_multiple, serve_best_rows, share_up
 from .experts import grouped_linear_bias
 from .noise import gaussian, load_by_last
 from .penalties import varied
@@ -98,7 +98,7 @@ class Top2(nn.Module):
         gate_NE = score3_NE.softmax(-1)
         expert_NK = gate_NE.sort(dim=-1, descending=True, stable=True).indices[:, :2]
         size = min(expert_NK.shape[0], 1160)
-        slots = share_up(share_up(size, 21, 320), 1, 4) * 4
+        slots = next_multiple(share_up(size, 21, 320), 4)
         gate_NK = gate_NE.gather(-1, expert_NK)
         served_NK = serve_best_rows(expert_NK, gate_NK, 32, size, slots, None)
         weight_NK = gate_NE.gather(-1, expert_NK)
