@@ -180,22 +180,19 @@ class _Printer:
         kind = "tied" if recipe.tied else cls.kind if cls is not None else recipe.construct
         parameters = [*passed, *(name for name, _ in recipe.bound)]
         head = f"{kind} \0({', '.join(parameters)})" if parameters else f"{kind} \0"
-        line = f"{head} = {self.inline(recipe)}"
-        if (
-            not recipe.body
-            and recipe.construct != "block"
-            and (recipe.construct != kind or fits(line))
-        ):
-            return line
+        if not recipe.body and recipe.construct != "block":
+            line = f"{head} = {self.inline(recipe)}"
+            if recipe.construct != kind or fits(line):
+                return line
         if recipe.construct != kind:
             head = f"{head} = {recipe.construct}"
         inner = _Standing(self, {each: name for name, each in passed.items()})
         own = _Body({each.name for each in recipe.body} - {"x"} | {n for n, _ in recipe.bound})
         self._bodies.append(own)
         body = [inner.statement(each) for each in recipe.body]
+        rows = [(name, self._setting(recipe, name, term)) for name, term in recipe.settings]
         self._bodies.pop()
         body = [*own.declared.values(), *body]
-        rows = [(name, self._setting(recipe, name, term)) for name, term in recipe.settings]
         return braced(head, body + aligned(rows))
 
 

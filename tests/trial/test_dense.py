@@ -15,7 +15,9 @@ SPARSE = [p.stem for p in sorted(SPECS.glob("*.moe")) if "moe " in p.read_text()
 
 
 # Mixtures that no dense layer is like.
-WITHOUT = {"jetmoe_8b"}
+WITHOUT = {"heads_as_experts", "jetmoe_8b", "switch_attention_lm", "switch_head"}
+# Where choices find no room the number of experts that a token meets is a fraction, and the twin has a whole one.
+ROUNDED = {"expert_choice_base", "gshard", "st_moe", "switch_base", "vmoe_b32"}
 
 
 def checked(name, *settings):
@@ -56,7 +58,9 @@ def test_the_twin_is_as_large_as_what_is_active(name):
     twin = lowered(dense_twin(result.model, result.graph))
     assert not [place for place in twin.places() if place.unit.kind in ("moe", "router", "experts")]
     assert cost(twin).total.total == cost(twin).total.active
-    assert cost(twin).total.total == cost(result.graph).total.active - routers(result.graph)
+    expected = cost(result.graph).total.active - routers(result.graph)
+    exact = pytest.approx(expected, rel=0.03) if name in ROUNDED else expected
+    assert cost(twin).total.total == exact
 
 
 def test_widths_follow_the_number_of_experts_met():
