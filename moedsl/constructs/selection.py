@@ -28,6 +28,9 @@ class Selection(Construct):
 
     abstract: ClassVar[bool] = True
     kind = "select"
+    evens_out: ClassVar[bool] = (
+        False  # every choice gets as much as every other, whatever is ranked
+    )
     bounds_rows: ClassVar[bool] = False  # experts get no more rows than a number known beforehand
 
 
@@ -58,6 +61,8 @@ class TopK(Selection):
 
 class All(Selection):
     """Every choice is kept, best first."""
+
+    evens_out = True
 
     def lower(self, build: Builder, x: Value) -> Value:
         choices = build.last(x)
@@ -120,6 +125,7 @@ class ExpertChoice(Selection):
     source = (
         "Zhou et al., 2022, sections 3.2 and 3.3; flaxformer routing.py, ExpertsChooseMaskedRouter"
     )
+    evens_out = True
     bounds_rows = True
     causality = "noncausal"
     most = Number(

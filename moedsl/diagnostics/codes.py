@@ -123,5 +123,6 @@ CODES: dict[str, str] = {
     "W1002": "a place that nothing reads",
     "W1003": "a loss with a coefficient of 0",
     "W1004": "a weight that no stage trains",
+    "W1005": "a loss over what is even anyway",
     "W1010": "a declaration that nothing reads",
 }

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
 from moedsl.ir import ops
+from moedsl.ir.deciding import evening_out
 from moedsl.ir.graph import Graph, Unit, Value
 from moedsl.ir.kinds import span_of_kinds
+from moedsl.model import terms
 
 if TYPE_CHECKING:
     from moedsl.constructs.states import Balancing
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
 def lower_balancing(build: Builder, one: Balancing) -> Value:
     choices = build.width
     assert choices is not None  # a router's `choose` asks for one number per choice
+    router = build.frame.unit.recipe
+    stage = evening_out(router) if isinstance(router, terms.Recipe) else None
+    if stage is not None:
+        build.mismatch(
+            "E0420",
+            f"there is nothing to balance: with `{stage.construct}` all choices get as much",
+            (one.recipe.span, "follows loads, and they are equal"),
+            (stage.span, "every choice gets as many tokens"),
+            help="take `balancing` out, or select with `top_k`",
+        )
     first, count = span_of_kinds(
         build.sink, build.frame.kinds, one.kinds, one.recipe.origin("kinds")
     ) or (0, 0)

@@ -149,3 +149,10 @@ def test_what_does_not_go_together() -> None:
     assert found("average = null, over = layer") == []
     assert codes(spec(SOFT, f"{PLAIN}loss = balance(ramp(0, 1, 9), over = step)")) == ["E0208"]
     assert codes(spec(SOFT + "weigh = gate -> normalize(kinds = full)\n", PLAIN)) == ["E0412"]
+
+
+def test_what_is_even_needs_no_balance() -> None:
+    every = "gate = score -> softmax\nselect = all\n"
+    assert codes(spec(every, PLAIN + "loss = balance(0.01)")) == ["W1005"]
+    assert codes(spec(every, PLAIN + "loss = z(0.01)")) == []
+    assert codes(spec(every + "choose = gate + balancing(1e-3)\n")) == ["E0420"]
