@@ -69,7 +69,7 @@ class Fresh(Construct):
 
 
 class Split(Step):
-    """Cut into equal parts along an axis, one for each of the places on the left."""
+    """Cut along an axis, one part for each of the places on the left: equal ones, or as long as each place is."""
 
     count = Number(low=2, whole=True, positional=True, doc="number of parts")
     axis = Number("0", low=0, whole=True, doc="which axis is cut")

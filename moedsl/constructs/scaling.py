@@ -101,7 +101,7 @@ class Bands(Scaling):
     high = Number("4", low=0, exclusive_low=True, unit="turns", doc="from here on angles are kept")
 
     def check(self, at: Any, sink: Sink) -> None:
-        _ordered(self, at, sink, "low", "high", equal=True)
+        _ordered(self, at, sink, "low", "high")
 
     def stretch(self) -> stretch.Stretch:
         return stretch.Bands(
@@ -112,18 +112,16 @@ class Bands(Scaling):
         )
 
 
-def _ordered(
-    scaling: Scaling, at: Any, sink: Sink, less: str, more: str, equal: bool = False
-) -> None:
+def _ordered(scaling: Scaling, at: Any, sink: Sink, less: str, more: str) -> None:
     low, high = getattr(scaling, less), getattr(scaling, more)
     if not (isinstance(low, int | float) and isinstance(high, int | float)):
         return
-    if low > high or (low == high and not equal):
+    if low > high:
         sink.error(
             "E0321",
-            f"`{less}` is {low}, and `{more}` must be {'no less' if equal else 'more than that'}",
+            f"`{less}` is {low}, and `{more}` must be no less",
             at.origin(more),
             f"{high} turns",
             secondary=(Label(at.origin(less), f"{low} turns"),),
-            help="channels between them are stretched in part, so there must be some room",
+            help="channels below the one are stretched, those above the other kept",
         )

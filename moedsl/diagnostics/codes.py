@@ -74,7 +74,7 @@ CODES: dict[str, str] = {
     "E0313": "a place without weights to share",
     "E0315": "ids and numbers taken for each other",
     "E0316": "a sequence where single tokens are",
-    "E0321": "a ramp without room",
+    "E0321": "a ramp the wrong way round",
     "E0322": "sinks beside scores that are written out",
     "E0330": "distances that cannot be cut into buckets",
     "E0331": "distances between two streams",

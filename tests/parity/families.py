@@ -531,6 +531,40 @@ DEEPSEEK_V3 = Family(
     ),
 )
 
+KIMI = Family(
+    spec="kimi_k2",
+    settings=(
+        "vocab=97",
+        "width=32",
+        "depth=2",
+        "context=128",
+        "dense=swiglu(56)",
+        *LATENT,
+        "sparse.experts=12 * swiglu(20)",
+        "sparse.shared=swiglu(20)",
+        "limited.select=top_k(3)",
+    ),
+    cls="DeepseekV3ForCausalLM",
+    config_cls="DeepseekV3Config",
+    config=COMMON
+    | LATENT_CONFIG
+    | dict(
+        intermediate_size=56,
+        moe_intermediate_size=20,
+        first_k_dense_replace=1,
+        n_routed_experts=12,
+        n_shared_experts=1,
+        num_experts_per_tok=3,
+        n_group=1,
+        topk_group=1,
+        norm_topk_prob=True,
+        routed_scaling_factor=2.827,
+        rope_parameters=YARN_DEEPSEEK
+        | {"mscale": 1.0, "mscale_all_dim": 1.0, "factor": 32.0, "rope_theta": 5e4}
+        | {"beta_fast": 1.0, "beta_slow": 1.0},
+    ),
+)
+
 GLM = Family(
     spec="glm_4_5_air",
     settings=(
@@ -648,6 +682,7 @@ FAMILIES = (
     DBRX,
     DEEPSEEK_V2_GROUPS,
     DEEPSEEK_V3,
+    KIMI,
     GLM,
     MINIMAX,
     JETMOE,
