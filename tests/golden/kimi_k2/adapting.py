@@ -48,12 +48,18 @@ def total(loads: tuple[dict[str, Load], ...]) -> dict[str, Load]:
     counts = [
         torch.cat([torch.hstack(load) for load in each.values()]) for each in loads
     ]
-    count = torch.stack(counts).sum(0)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
+    count = over_ranks(torch.stack(counts).sum(0))
     sizes = [load.choices_E.numel() + 1 for load in loads[0].values()]
     parts = zip(loads[0], count.split(sizes), strict=True)
     return {place: Load(part[:-1], part[-1]) for place, part in parts}
+
+
+def over_ranks(count: Tensor) -> Tensor:
+    """The sum over all ranks; the count itself where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        count = count.clone()
+        torch.distributed.all_reduce(count)
+    return count
 
 
 class State(nn.Module):
