@@ -103,14 +103,13 @@ class Expression(Setting):
 class RecipeOf(Setting):
     """A recipe of one of `kinds` (empty: any). Where `tensors`, a named tensor may stand too (a decision). Where
     `flows`, a flow of such recipes is one too (`groups(8) -> top_k(2)`). Where `number`, a plain number within its
-    bounds may stand for one, and where `labels`, several by name, one for each kind of a bank."""
+    bounds may stand for one."""
 
     kinds: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     tensors: bool = False
     flows: bool = False
     number: Number | None = None
-    labels: bool = False
     type: ClassVar[str] = "recipe"
 
     def value(self, term: terms.Term) -> Any:

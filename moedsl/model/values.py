@@ -60,8 +60,6 @@ def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits 
             return _phase(run, slot, expr, env, at, edits)  # type: ignore[arg-type]
         if isinstance(slot.setting, RecipeOf):
             env = _without_tensor(run, slot.setting, expr, env)
-            if slot.setting.labels and isinstance(expr, ast.List) and not edits:
-                return _labelled(run, slot, expr, env, at)
         if special == "by_layer":
             found = flows.by_layer(run, expr, env, at)  # type: ignore[arg-type]
             return None if found is None else coerce(run, slot, found[0], found[1], at, edits)
@@ -149,26 +147,6 @@ def _without_tensor(run: Run, setting: RecipeOf, expr: ast.Expr, env: Env) -> En
         return env
     entry = env.find(name)
     return Without(env.frame, env, name=name) if entry is not None and entry.is_tensor else env
-
-
-def _labelled(run: Run, slot: Slot, expr: ast.List, env: Env, at: At) -> Some:
-    """`[full = 1.25, skip = none]`: one of them for each kind of a bank."""
-    found: list[tuple[str | None, terms.Term]] = []
-    for item in expr.items:
-        term = coerce(run, slot, item.value, env, at)
-        if term is None:
-            return None
-        if item.name is None or isinstance(term, terms.Items):
-            span = at.where(item.value)
-            run.sink.error(
-                "E0210",
-                f"{slot.what} wants names of kinds in a list",
-                span,
-                help="say which kind of experts each is for: `[full = 1.25, skip = none]`",
-            )
-            return None
-        found.append((item.name, term))
-    return terms.Items(tuple(found), at.where(expr))
 
 
 def _place(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At) -> terms.Text | None:
