@@ -60,6 +60,9 @@ def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits 
             return _phase(run, slot, expr, env, at, edits)  # type: ignore[arg-type]
         if isinstance(slot.setting, RecipeOf):
             env = _without_tensor(run, slot.setting, expr, env)
+            if isinstance(expr, ast.List):
+                run.sink.error("E0210", f"{slot.what} is one thing, not a list", at.where(expr))
+                return None
         if special == "by_layer":
             found = flows.by_layer(run, expr, env, at)  # type: ignore[arg-type]
             return None if found is None else coerce(run, slot, found[0], found[1], at, edits)
