@@ -71,6 +71,8 @@ def _nature(unit: Unit) -> str:
             return f"{what}; {_HOW_ROWS_COME[met_of(unit)]}."
         case "router" if slots := slots_of(unit):
             return f"Scores {slots} slots for each token."
+        case "moe" if banks := [u for u in _called(unit) if met_of(u) == "merged"]:
+            return f"{banks[0].bank} experts, merged into one for each group of tokens."
         case "moe" if slots := slots_of(unit):
             return f"A mixture of experts that fill {slots} slots: each a mean of tokens, each token a mean of slots."
         case "block" if body := getattr(unit.recipe, "body", ()):
@@ -91,6 +93,10 @@ def met_of(unit: Unit) -> str:
     """How rows meet the weights of a bank."""
     banks = (node.op for node in unit.nodes if getattr(node.op, "bank", 0))
     return next((getattr(op, "met", "grouped") for op in banks), "grouped")
+
+
+def _called(unit: Unit) -> list[Unit]:
+    return [called for node in unit.nodes for _, _, called in node.calls()]
 
 
 def slots_of(unit: Unit) -> int | None:

@@ -56,8 +56,9 @@ class Moe(Construct):
     )
     mix = Words(
         "outputs",
-        choices=("outputs", "stack"),
-        doc="outputs are summed by weight, or stand side by side, unweighted, in order of choice",
+        choices=("outputs", "stack", "parameters"),
+        doc="outputs are summed by weight; or stand side by side, unweighted, in order of choice; or `parameters` of the "
+        "experts are, into one expert for each segment or sequence",
     )
     inputs = Words(
         "same",

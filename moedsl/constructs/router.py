@@ -106,5 +106,5 @@ class Router(Construct):
             if isinstance(stage, terms.Recipe)
         )
 
-    def lower(self, build: Builder, x: Value, wanted: routing.Wanted | None = None) -> Value:
+    def lower(self, build: Builder, x: Value, wanted: routing.Wanted | str | None = None) -> Value:
         return routing.lower_router(build, self, x, wanted)

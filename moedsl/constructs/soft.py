@@ -22,7 +22,8 @@ class Soft(Selection):
 
     `over` says which tokens a slot is made of: all of the sequence, which a model that predicts tokens cannot do; or
     those up to each token (`prefix`), which gives each token slots of its own, so every expert runs on `slots` rows for
-    every token.
+    every token; or those of earlier segments (`segment(256)`), which gives each segment slots, and the first segment
+    nothing but what stands beside them.
     """
 
     source = "Puigcerver et al., 2023; vmoe projects/soft_moe/router.py"

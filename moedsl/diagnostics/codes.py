@@ -103,6 +103,7 @@ CODES: dict[str, str] = {
     "E0433": "a projection that drops tokens",
     "E0413": "a share of what is no distribution",
     "E0450": "picks asked of soft slots",
+    "E0451": "experts that cannot be merged",
     # --- losses and gradients
     "E0501": "a parameter that no gradient reaches",
     "E0502": "a loss that moves no parameter",

@@ -59,6 +59,8 @@ def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
             help="say how many, and of what: `experts = 8 * swiglu(64)`",
         )
         return build.poison(x)
+    if moe.mix == "parameters":
+        return _shared(build, moe, x, soft.lower_merged(build, moe, x, route))
     slots = soft.soft_of(moe.router)
     if slots is not None:
         return _shared(build, moe, x, soft.lower_soft(build, moe, x, route, slots))

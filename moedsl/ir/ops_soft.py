@@ -10,11 +10,11 @@ from fractions import Fraction
 from typing import ClassVar
 
 from moedsl.frozen import frozen
-from moedsl.ir.graph import Dim, Parameter, RecordType, TensorType
+from moedsl.ir.graph import Dim, Parameter, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of, number
 from moedsl.ir.shapes import agree, rows_in
 
-PLACES = RecordType("Segments")
+ALL_SEGMENTS = Dim("Q", meaning="segments of all sequences")
 
 
 @frozen(kw_only=True)
@@ -117,3 +117,93 @@ class ReadPrefix(ReadSlots):
 
     code: ClassVar[str] = "read_prefix({0}, {1})"
     imports: ClassVar[tuple[str, ...]] = (".slots:read_prefix",)
+
+
+@frozen(kw_only=True)
+class FillSegments(FillSlots):
+    """(x [B, S, D], score [B, S, Z], mask, past) -> slots for each segment, of what came `lag` segments before it and
+    earlier, [E, R, D]."""
+
+    segment: int
+    lag: int
+    imports: ClassVar[tuple[str, ...]] = (".segments:fill_segments",)
+    carries: ClassVar[tuple[int, ...] | None] = (0, 1)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        numbers = f"{self.segment}, {self.lag}, {self.experts.size}"
+        return f"fill_segments({{0}}, {{1}}, {{2}}, {{3}}, {numbers})"
+
+    @property
+    def sees(self) -> str:  # type: ignore[override]
+        return "past" if self.lag else "all"
+
+    @property
+    def causal_form(self) -> str:  # type: ignore[override]
+        return "" if self.lag else "lag = 1"
+
+    def rows_per_token(self, tokens: int) -> Fraction:
+        return Fraction(self.slots, self.segment)
+
+
+@frozen(kw_only=True)
+class ReadSegments(ReadSlots):
+    """(y [E, R, D], score [B, T, Z], mask, past) -> each token's mixture of its segment's slots, [B, T, D]."""
+
+    segment: int
+    lag: int
+    imports: ClassVar[tuple[str, ...]] = (".segments:read_segments",)
+    carries: ClassVar[tuple[int, ...] | None] = (0, 1)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"read_segments({{0}}, {{1}}, {{2}}, {{3}}, {self.segment}, {self.lag})"
+
+
+# --- experts merged into one ----------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class ToSegments(Op):
+    """(x [B, T, D], mask, past) -> the tokens of each segment together, [Q, L, D]."""
+
+    segment: int
+    imports: ClassVar[tuple[str, ...]] = (".segments:to_segments",)
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"to_segments({{0}}, {{1}}, {{2}}, {self.segment})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        tokens = Dim("L", segment=self.segment, meaning="tokens of a segment")
+        return (TensorType((ALL_SEGMENTS, tokens, x.dims[-1]), x.dtype),)
+
+
+@frozen(kw_only=True)
+class FromSegments(Op):
+    """(y [Q, L, D], x [B, T, D], mask, past) -> the rows of segments as the stream again, [B, T, D]."""
+
+    segment: int
+    imports: ClassVar[tuple[str, ...]] = (".segments:from_segments",)
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"from_segments({{0}}, {{1}}, {{2}}, {{3}}, {self.segment})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        y, x = dims_of(inputs[0]), dims_of(inputs[1])
+        return (TensorType((*x.dims[:-1], y.dims[-1]), y.dtype),)
+
+
+@frozen(kw_only=True)
+class Shares(Op):
+    """[B, P, E] -> the shares of each segment, [Q, E]."""
+
+    code: ClassVar[str] = "{0}.flatten(0, 1)"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        share = dims_of(inputs[0])
+        return (TensorType((ALL_SEGMENTS, share.dims[-1]), share.dtype),)

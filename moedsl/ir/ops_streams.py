@@ -142,6 +142,79 @@ class FirstToken(_Pooled):
 
 
 @frozen(kw_only=True)
+class PromptMean(_Pooled):
+    """(x, mask, past, cache) -> the mean of the tokens that the first call on a sequence had."""
+
+    lookahead: ClassVar[str] = "the mean of the prompt"
+    code: ClassVar[str] = "prompt_mean({0}, {1}, {2}, {3})"
+    imports: ClassVar[tuple[str, ...]] = (".streams:prompt_mean",)
+
+    def cached(self, *inputs: Type) -> int:
+        return dims_of(inputs[0]).dims[-1].size or 0
+
+
+@frozen(kw_only=True)
+class RunningMean(Op):
+    """(x [B, S, D], mask, past) -> for each new token the mean of what came up to it, [B, T, D]; float32."""
+
+    tokens: Dim
+    sees: ClassVar[str] = "past"
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+    code: ClassVar[str] = "running_mean({0}, {1}, {2})"
+    imports: ClassVar[tuple[str, ...]] = (".streams:running_mean",)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((x.dims[0], self.tokens, x.dims[2]), "float32"),)
+
+
+@frozen(kw_only=True)
+class SegmentMean(Op):
+    """(x [B, S, D], mask, past) -> for each segment the mean of the one `lag` before it, [B, P, D].
+
+    The first segments have none before them: theirs is zero, or (`own`) their own, without a gradient. Then what decodes
+    the first segment sees the mean of it so far.
+    """
+
+    segment: Dim
+    lag: int
+    own: bool
+    carries: ClassVar[tuple[int, ...] | None] = (0,)
+
+    @property
+    def sees(self) -> str:  # type: ignore[override]
+        return "past" if self.lag and not self.own else "all"
+
+    @property
+    def lookahead(self) -> str:
+        return "the mean of the first segment so far" if self.lag and self.own else ""
+
+    @property
+    def causal_form(self) -> str:
+        return "" if self.lag else "lag = 1"
+
+    @property
+    def function(self) -> str:
+        return "segment_mean_own" if self.own and self.lag else "segment_mean"
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{self.function}({{0}}, {{1}}, {{2}}, {self.segment.segment}, {self.lag})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".segments:{self.function}",)
+
+    @property
+    def spread(self) -> Fraction:
+        return Fraction(1, self.segment.segment)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((x.dims[0], self.segment, x.dims[2]), x.dtype),)
+
+
+@frozen(kw_only=True)
 class NoPadding(Op):
     """What stands for a mask where a stream has no padding."""
 

@@ -45,7 +45,12 @@ class Picks:
     choices: Dim
 
 
-def lower_router(build: Builder, router: Router, x: Value, wanted: Wanted | None = None) -> Value:
+def lower_router(
+    build: Builder, router: Router, x: Value, wanted: Wanted | str | None = None
+) -> Value:
+    """`wanted` is the word `shares` where experts are merged by what it says."""
+    if isinstance(wanted, str):
+        return soft.lower_shares(build, router, x)
     if soft.soft_of(router.recipe) is not None:
         return soft.lower_score(build, router, x)
     wanted = wanted or build.wanted

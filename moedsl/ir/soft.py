@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moedsl.diagnostics.model import Label
 from moedsl.ir import ops, problems
 from moedsl.ir.graph import Dim, TensorType, Value
-from moedsl.ir.shapes import is_whole, stream_of
+from moedsl.ir.shapes import MAIN, is_whole, spell, stream_of
 from moedsl.model import terms
 
 if TYPE_CHECKING:
     from moedsl.constructs.moe import Moe
     from moedsl.constructs.router import Router
     from moedsl.constructs.soft import Soft
+    from moedsl.constructs.streams import Segment
     from moedsl.ir.build import Builder
     from moedsl.source import Span
 
@@ -66,8 +67,30 @@ def lower_soft(build: Builder, moe: Moe, x: Value, route: Value | None, soft: So
     y = mixing.bank(
         build, moe, kind, build.named(rows, "x"), None, kind.count, build.last(x), "batched"
     )
-    read_op = ops.ReadPrefix() if soft.over == "prefix" else ops.ReadSlots()
-    return build.op(read_op, build.named(y, "y"), score)
+    y = build.named(y, "y")
+    segment = _segment(soft)
+    if segment is not None and not is_whole(x):
+        op = ops.ReadSegments(segment=segment.length, lag=segment.lag)
+        return build.op(op, y, score, *_before(build, x))
+    return build.op(ops.ReadPrefix() if _over(soft) == "prefix" else ops.ReadSlots(), y, score)
+
+
+def _over(soft: Soft) -> str:
+    return soft.over.text if isinstance(soft.over, terms.Word) else str(soft.over)
+
+
+def _segment(soft: Soft) -> Segment | None:
+    from moedsl.constructs.registry import construct_of
+
+    if not isinstance(soft.over, terms.Recipe):
+        return None
+    return construct_of(soft.over)  # type: ignore[return-value]
+
+
+def _before(build: Builder, x: Value) -> tuple[Value, Value]:
+    """What is padding, and how much came before."""
+    stream = stream_of(x) or MAIN
+    return build.ambient(ops.MaskArgument(stream=stream)), build.ambient(ops.Past(stream=stream))
 
 
 def _fill(
@@ -79,21 +102,26 @@ def _fill(
     assert stream is not None
     allowed = getattr(construct_of(router), "lookahead", "")
     ahead = "allowed" if allowed == "allowed" else ""
-    if soft.over == "prefix":
+    segment = _segment(soft)
+    if segment is not None or _over(soft) == "prefix":
         if is_whole(x):
-            problems.no_ids(build, soft.recipe, "`over = prefix`", "write `over = sequence`")
-            return build.poison(x)
+            help = "write `over = sequence`"
+            return problems.no_ids(build, soft.recipe, "what a slot is made of here", help)
         cache = build.ambient(ops.CacheHandle(stream=stream))
         seen = build.op(ops.Remember(), x, cache, name="seen")
         scores = build.op(ops.Remember(), score, cache, name="scores")
-        scores = build.op(ops.HidePadding(), scores, build.ambient(ops.MaskArgument(stream=stream)))
-        prefix = ops.FillPrefix(experts=experts, slots=soft.slots, tokens=stream)
-        return build.op(prefix, seen, scores, build.ambient(ops.Past(stream=stream)))
+        mask, past = _before(build, x)
+        sizes: dict[str, Any] = {"experts": experts, "slots": soft.slots, "tokens": stream}
+        if segment is not None:
+            op = ops.FillSegments(segment=segment.length, lag=segment.lag, lookahead=ahead, **sizes)
+            return build.op(op, seen, scores, mask, past)
+        scores = build.op(ops.HidePadding(), scores, mask)
+        return build.op(ops.FillPrefix(**sizes), seen, scores, past)
     if not is_whole(x):
         score = build.op(ops.HidePadding(), score, build.ambient(ops.MaskArgument(stream=stream)))
-    op = ops.FillSlots(experts=experts, slots=soft.slots, tokens=stream, lookahead=ahead)
+    whole = ops.FillSlots(experts=experts, slots=soft.slots, tokens=stream, lookahead=ahead)
     build.spans.append(soft.recipe.span)
-    rows = build.op(op, x, score, role="slots")
+    rows = build.op(whole, x, score, role="slots")
     build.spans.pop()
     return rows
 
@@ -157,3 +185,94 @@ def _says(moe: Moe, name: str) -> bool:
     """More than that nothing is wanted."""
     value = getattr(moe, name)
     return bool(value) and value not in ("output", "outputs", "same", "token")
+
+
+# --- experts merged into one ----------------------------------------------------------------------
+
+
+def lower_merged(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
+    """Shares of all experts for each segment or sequence, their mean as one expert, and that on its rows."""
+    from moedsl.ir import mixing
+
+    kinds = mixing.kinds_of(moe)
+    if _cannot_merge(build, moe, len(kinds)):
+        return build.poison(x)
+    (kind,) = kinds
+    router = moe.router
+    assert isinstance(router, terms.Recipe)
+    experts = build.dim(kind.count, moe.recipe.origin("experts"), "E")
+    read = build.named(x if route is None else route, "x")
+    share = build.units.call(router, read, place="router", width=experts, extra="shares")
+    if share in build.bad:
+        return build.poison(x)
+    share = build.named(share, "share")
+    dims = share.type.dims if isinstance(share.type, TensorType) else ()
+    if len(dims) == 2 and dims[0].letter == "B":
+        return mixing.bank(build, moe, kind, x, share, kind.count, build.last(x), "merged")
+    if len(dims) != 3 or not dims[1].segment:
+        build.mismatch(
+            "E0451",
+            f"experts are merged for a segment or a sequence, and the score is {spell(share.type)}",
+            (router.setting("score").span, "one row for each token"),
+            (moe.recipe.origin("mix"), "each would have experts of its own"),
+            help="let it read a mean: `score = pool(mean, over = segment(256)) -> linear`",
+        )
+        return build.poison(x)
+    size, (mask, past) = dims[1].segment, _before(build, x)
+    rows = build.op(ops.ToSegments(segment=size), x, mask, past, name="x")
+    shares = build.op(ops.Shares(), share, name="share")
+    y = mixing.bank(build, moe, kind, rows, shares, kind.count, build.last(x), "merged")
+    return build.op(ops.FromSegments(segment=size), build.named(y, "y"), x, mask, past)
+
+
+def lower_shares(build: Builder, router: Router, x: Value) -> Value:
+    """What each expert is worth: the weights of all, for each row that the score has."""
+    choices = build.width
+    score = build.named(build.role("score", router.score, x, choices), "score")
+    if score not in build.bad and choices is not None and build.last(score).size != choices.size:
+        build.mismatch(
+            "E0403",
+            f"the score has {build.last(score).size} numbers for {choices.size} choices",
+            (router.score.span, "one number per choice is needed"),
+            (choices.origin, f"{choices.size} to choose among"),
+            help="end it with a `linear` without a width: it takes the number of choices",
+        )
+        return build.poison(score)
+    if getattr(score.type, "dtype", "") != "float32":
+        score = build.op(ops.Cast(dtype="float32"), score, name="score")
+    build.bind("score", score)
+    for role in ("gate", "weigh"):
+        build.bind(role, build.role(role, getattr(router, role), x, choices, name=role))
+    return build.scope["weigh"]
+
+
+def _cannot_merge(build: Builder, moe: Moe, kinds: int) -> bool:
+    from moedsl.constructs.registry import construct_of
+    from moedsl.constructs.selection import All
+
+    fault: tuple[Span, str] | None = None
+    router = moe.router
+    if not isinstance(router, terms.Recipe):
+        fault = (router.span, "a decision made elsewhere picks experts for tokens")
+    else:
+        select = router.setting("select")
+        if not isinstance(select, terms.Recipe) or not isinstance(construct_of(select), All):
+            fault = (router.origin("select"), "picks some of them: all are merged")
+        for name in (n for n in _OF_PICKS if n not in ("gate", "weigh")):
+            if name in router.given:
+                fault = (router.origin(name), f"`{name}` is about picks")
+    for name in ("loss", "weight", "inputs", "per"):
+        if name in moe.recipe.given and _says(moe, name):
+            fault = (moe.recipe.origin(name), f"`{name}` is about experts side by side")
+    if kinds > 1:
+        fault = (moe.recipe.origin("experts"), "experts of one shape can be merged")
+    if fault is None:
+        return False
+    build.sink.error(
+        "E0451",
+        f"`{moe.recipe.name}` merges its experts, and cannot have this",
+        *fault,
+        secondary=(Label(moe.recipe.origin("mix"), "one expert is made of all"),),
+        help="`score`, `gate` and `weigh` say what each is worth, with `select = all`",
+    )
+    return True

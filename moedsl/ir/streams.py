@@ -13,7 +13,7 @@ from moedsl.model import terms
 if TYPE_CHECKING:
     from moedsl.constructs.images import Patches
     from moedsl.constructs.position import Position
-    from moedsl.constructs.streams import Pool, Prepend
+    from moedsl.constructs.streams import Pool, Prepend, Segment
     from moedsl.ir.build import Builder
 
 
@@ -114,8 +114,51 @@ def lower_pool(build: Builder, pool: Pool, x: Value) -> Value:
         return x
     if not is_sequence(x):
         return problems.no_sequence(build, pool.recipe, x)
-    assert isinstance(x.type, TensorType)
-    whole = is_whole(x)
+    over = _over(pool.over)
+    if over in ("sequence", "prompt") and (is_whole(x) or over == "sequence"):
+        return _pool_sequence(build, pool, x)
+    if is_whole(x):
+        help = "write `over = sequence`"
+        return problems.no_ids(build, pool.recipe, "a mean of what came before", help)
+    if pool.how != "mean":
+        build.sink.error(
+            "E0212",
+            "the first token is that of a sequence",
+            pool.recipe.origin("over"),
+            help="leave `over` out, or pool the `mean`",
+        )
+        return build.poison(x)
+    return _pool_before(build, over, x)
+
+
+def _over(term: object) -> str | Segment:
+    """Words as they are; a stretch of tokens as its construct."""
+    from moedsl.constructs.registry import construct_of
+
+    if isinstance(term, terms.Recipe):
+        return construct_of(term)  # type: ignore[return-value]
+    return term.text if isinstance(term, terms.Word) else str(term)
+
+
+def _pool_sequence(build: Builder, pool: Pool, x: Value) -> Value:
+    whole, stream = is_whole(x), stream_of(x)
+    assert stream is not None
     kind = ops.SequenceMean if pool.how == "mean" else ops.FirstToken
-    mask = () if whole else (build.ambient(ops.MaskArgument(stream=x.type.dims[1])),)
-    return build.op(kind(whole=whole, tokens=x.type.dims[1]), x, *mask)
+    mask = () if whole else (build.ambient(ops.MaskArgument(stream=stream)),)
+    return build.op(kind(whole=whole, tokens=stream), x, *mask)
+
+
+def _pool_before(build: Builder, over: str | Segment, x: Value) -> Value:
+    stream = stream_of(x)
+    assert stream is not None
+    mask = build.ambient(ops.MaskArgument(stream=stream))
+    past = build.ambient(ops.Past(stream=stream))
+    cache = build.ambient(ops.CacheHandle(stream=stream))
+    if over == "prompt":
+        return build.op(ops.PromptMean(whole=False, tokens=stream), x, mask, past, cache)
+    seen = build.op(ops.Remember(), x, cache, name="seen")
+    if isinstance(over, str):
+        return build.op(ops.RunningMean(tokens=stream), seen, mask, past)
+    axis = Dim("P", segment=over.length, meaning="segments")
+    op = ops.SegmentMean(segment=axis, lag=over.lag, own=over.first == "own")
+    return build.op(op, seen, mask, past)

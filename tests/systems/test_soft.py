@@ -329,3 +329,63 @@ def test_what_is_about_picks_is_refused(old, new):
     text = ALL.replace(old, new)
     text = text.replace("bias = true)\n", "bias = true)]\n") if "[" in new else text
     assert codes(text) == ["E0450"]
+
+
+# --- slots of earlier segments --------------------------------------------------------------------
+
+SEGMENTS = spec(over="segment(4)", mask="causal")
+
+
+def segment_formula(sparse, x_BTD, mask=None):
+    """Slots of all tokens of earlier segments; nothing in the first."""
+    out = torch.zeros_like(x_BTD)
+    for row, x in enumerate(x_BTD):
+        real = torch.arange(len(x)) if mask is None else mask[row].nonzero().flatten()
+        for place, t in enumerate(real.tolist()):
+            seen = real[: place // 4 * 4]
+            if len(seen):
+                both = torch.cat([x[seen], x[t : t + 1]])[None]
+                only = torch.ones(1, len(seen) + 1, dtype=torch.bool)
+                only[0, -1] = False  # read by the token, not made of it
+                out[row, t] = formula(sparse, both, only)[0, -1]
+    return out
+
+
+@pytest.mark.parametrize("padded", (False, True))
+def test_segments_are_the_formula(padded):
+    sparse = made(SEGMENTS)[1].layer[0].sparse
+    mask = torch.ones(2, 13, dtype=torch.bool)
+    if padded:
+        mask[0, :3] = mask[1, 9:] = False
+    given = mask if padded else None
+    found = compared(
+        sparse,
+        rows(2, 13, WIDTH),
+        lambda s, x: s(x, 0, given, None)[mask],
+        lambda s, x: segment_formula(s, x, given)[mask],
+    )
+    assert found < 1e-12
+
+
+def test_segments_do_not_see_the_future():
+    _, model = made(SEGMENTS)
+    ids = tokens(2, 13)
+    other = ids.clone()
+    other[:, 6] = (other[:, 6] + 1) % 40
+    before, after = model(ids).logits, model(other).logits
+    assert torch.equal(before[:, :6], after[:, :6]) and not torch.equal(before, after)
+    assert str(causality(compiled(SEGMENTS).graph)) == "causal"
+    assert codes(spec(over="segment(4, lag = 0)", mask="causal")) == ["E0410"]
+
+
+def test_segments_go_on_with_the_cache():
+    module, model = made(SEGMENTS)
+    ids, cache = tokens(2, 19), module.Cache()
+    cuts = ((0, 5), (5, 6), (6, 7), (7, 15), (15, 19))
+    parts = [model(ids[:, a:b], cache=cache).logits for a, b in cuts]
+    torch.testing.assert_close(torch.cat(parts, 1), model(ids).logits)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[1, :4] = False
+    said = module.generate(model, ids[:, :7], max_new_tokens=6, mask=mask)
+    alone = module.generate(model, ids[1:, 4:7], max_new_tokens=6)
+    assert torch.equal(said[1, 7:], alone[0, 3:])

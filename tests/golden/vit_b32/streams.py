@@ -2,7 +2,8 @@
 # Edit the spec, not this file.
 """Streams as wholes: rows put before them, and what is pooled from them.
 
-Shapes: B sequences, T tokens, N rows put before them, D channels.
+Shapes: B sequences, T tokens, S tokens with those that a cache remembers,
+N rows put before them, D channels.
 """
 
 import torch
