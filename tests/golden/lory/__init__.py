@@ -5,7 +5,8 @@ feed-forward layer for each segment, by what the segment before it was about.
 """
 
 from .checkpoint import load_checkpoint, save_checkpoint
+from .generation import generate
 from .model import Lory, Output
 from .state import Cache
 
-__all__ = ["Cache", "Lory", "Output", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Cache", "Lory", "Output", "generate", "load_checkpoint", "save_checkpoint"]
