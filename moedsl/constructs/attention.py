@@ -167,7 +167,7 @@ class Latent(Attending):
     head_dim = Number(low=1, whole=True, unit="channels", doc="channels of a head that never turn")
     rope_dim = Number(low=2, whole=True, unit="channels", doc="channels of a head that turn")
     value_dim = Number("head_dim", low=1, whole=True, unit="channels", doc="size of a head's value")
-    rotate = RecipeOf("rope", kinds=("position",), doc="how the turning channels turn")
+    rotate = RecipeOf("rope", kinds=("rotation",), doc="how the turning channels turn")
     q_norm = RecipeOf("rms", flows=True, doc="what stands between the two steps of a query")
     kv_norm = RecipeOf("rms", flows=True, doc="what the short vector goes through")
     q_down = Expression(

@@ -37,7 +37,7 @@ class Rope(Construct):
     `adjacent` pairs 2i with 2i + 1 (the paper).
     """
 
-    kind = "position"
+    kind = "rotation"
     source = "Su et al., 2021"
     linear_in_input = True
     theta = Number("1e4", low=0, exclusive_low=True, doc="base of the angles")

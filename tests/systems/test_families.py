@@ -225,6 +225,12 @@ def test_latent_attention_in_parts_is_the_whole(more: str) -> None:
         torch.testing.assert_close(model(ids, mask).logits[:1, 6:], alone, rtol=1e-4, atol=1e-4)
 
 
+def test_only_rotations_turn() -> None:
+    text = LATENT.format(more="rotate = log_scale(8)")
+    found = pipeline.check(Source(text, "m.moe", {})).diagnostics
+    assert [d.code for d in found] == ["E0211"]
+
+
 # --- full sizes ----------------------------------------------------------------------------------
 
 PUBLISHED = {
