@@ -74,6 +74,8 @@ def plan_routing(
         expert_affine=".experts:expert_affine" in asked,
         loose=any(_is_loose(node) for unit in graph.units for node in unit.nodes),
         bounded=any(isinstance(op, ops.Dispatch) and op.bounded for op in used),
+        lines=".routing:place_in_line" in asked,
+        columns=".routing:take_rows" in asked,
     )
 
 

@@ -88,6 +88,7 @@ class RoutingView:
     that model.py writes out in steps, None where every router is one of `routes`. `expert_bias`
     asks for `grouped_linear_bias`; `expert_scale` and `expert_affine` for themselves (norms, scales).
     `loose`: picks may be absent; `bounded`: a router limits the rows that experts get.
+    `lines`: picks stand in line for the room of their experts; `columns`: experts choose rows.
     Not `routed`: a dense model that computes something in float32, and needs `wide` alone.
     """
 
@@ -100,6 +101,8 @@ class RoutingView:
     expert_affine: bool = False
     loose: bool = False
     bounded: bool = False
+    lines: bool = False
+    columns: bool = False
     routed: bool = True
 
     @property

@@ -196,7 +196,28 @@ def compare_rows(
             close(f"{name} of {rows} x {width}", a, b, tolerance)
 
 
+def check_room(package: Path, device: str) -> None:
+    """Lines for the room of experts, and experts that choose rows: in groups, with ties and absent picks."""
+    _, kernels, reference = load(package)
+    for groups, picks, experts in ((0, 4, 3), (1, 1, 1), (3, 7, 5), (2, 1500, 3)):
+        generator = torch.Generator().manual_seed(picks)
+        expert = torch.randint(experts + 1, (groups, picks), generator=generator).to(device)
+        ours, theirs = (m.place_in_line(expert, experts) for m in (kernels, reference))
+        close(f"place_in_line of {groups} x {picks}", ours, theirs, 0)
+    for rows, experts, size, slots in ((0, 3, 1, 1), (1, 1, 1, 1), (7, 4, 3, 2), (1100, 1, 1050, 40)):
+        # Halves of whole numbers: many ties, zeros of both signs, and hostile ones.
+        key = (logits(rows, experts, torch.float32, "cpu") * 2).round() / 2
+        key[rows // 2 :, 0] *= -1
+        for dtype in TOLERANCE if rows == 7 else (torch.float32,):
+            for room in (slots, size + 1) if dtype == torch.float32 else (slots,):
+                args = (key.to(device, dtype), size, room)
+                ours, theirs = (m.take_rows(*args) for m in (kernels, reference))
+                close(f"take_rows of {rows} in {size}, {room} slots", ours, theirs, 0)
+
+
 def check(package: Path, dtype: torch.dtype, device: str) -> None:
     torch.manual_seed(0)
     check_route(package, dtype, device)
     check_rows(package, dtype, device)
+    if load(package)[0]["columns"] and dtype == torch.float32:
+        check_room(package, device)

@@ -88,6 +88,10 @@ def step_rows(kernels: ModuleType, view: dict) -> None:
     kernels.gather_rows_backward(y, place)
     kernels.combine(y, weight, place)
     kernels.combine_backward(x, y, weight, place)
+    if view["lines"]:
+        kernels.place_in_line(place.long(), 60)
+    if view["columns"]:
+        kernels.take_rows(x, 4, 2)
     if view["expert_bias"]:
         kernels.expert_bias_backward(y, torch.zeros(4, dtype=torch.int32))
 

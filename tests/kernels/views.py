@@ -168,6 +168,8 @@ def view(name: str) -> RoutingView:
         expert_bias=name in ("deepseek", "plain", *LOOSE),
         loose=name in LOOSE,
         bounded=name == "bounded",
+        lines=name == "bounded",
+        columns=name == "bounded",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from types import ModuleType
 
@@ -10,18 +9,17 @@ import pytest
 import torch
 
 from moedsl.resources import read_text
+from tests.kernels import views
 from tests.systems import plain_capacity as plain
 
 E = 5
 
 
 @pytest.fixture(scope="module")
-def library() -> ModuleType:
-    spec = importlib.util.spec_from_loader("capacity_library", loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    exec(read_text("templates", "package/library/capacity.py"), module.__dict__)
-    return module
+def library(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    package = views.write(views.view("bounded"), tmp_path_factory.mktemp("printed"))
+    (package / "capacity.py").write_text(read_text("templates", "package/library/capacity.py"))
+    return views.load(package, "capacity")[0]
 
 
 def drawn(seed: int, rows: int, k: int):

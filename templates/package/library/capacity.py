@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .routing import place_in_line, take_rows
+
 
 def share_up(size: int, numerator: int, denominator: int) -> int:
     """size * numerator / denominator, rounded up."""
@@ -57,21 +59,13 @@ def without_padding(
     return expert_NK.where(real_N.unsqueeze(1), num_experts)
 
 
-def place_in_line(expert_GM: Tensor) -> Tensor:
-    """How many picks of the same expert stand before each one, [G, M]."""
-    sorted_GM, order_GM = expert_GM.sort(dim=1, stable=True)
-    first_GM = torch.searchsorted(sorted_GM, sorted_GM)
-    place_M = torch.arange(expert_GM.shape[1], device=expert_GM.device)
-    return torch.empty_like(order_GM).scatter(1, order_GM, place_M - first_GM)
-
-
 def serve_first_come(
     expert_NK: Tensor, num_experts: int, size: int, slots: int, real_N: Tensor | None
 ) -> Tensor:
     """The picks that find room in the order of rows, [N, K]; the others are absent."""
     expert_NK = without_padding(expert_NK, num_experts, real_N)
     expert_GM = grouped(expert_NK, size, num_experts).flatten(1)
-    room_GM = place_in_line(expert_GM) < slots
+    room_GM = place_in_line(expert_GM, num_experts) < slots
     room_NK = room_GM.view(-1, expert_NK.shape[1])[: expert_NK.shape[0]]
     return expert_NK.where(room_NK, num_experts)
 
@@ -82,7 +76,7 @@ def serve_by_rank(
     """The picks that find room, [N, K]: all first picks come before all second ones."""
     expert_NK = without_padding(expert_NK, num_experts, real_N)
     expert_GKS = grouped(expert_NK, size, num_experts).transpose(1, 2)
-    room_GM = place_in_line(expert_GKS.flatten(1)) < slots
+    room_GM = place_in_line(expert_GKS.flatten(1), num_experts) < slots
     room_GSK = room_GM.view_as(expert_GKS).transpose(1, 2)
     return expert_NK.where(room_GSK.flatten(0, 1)[: expert_NK.shape[0]], num_experts)
 
@@ -114,7 +108,8 @@ def serve_rows_by(
     order_GS1 = key_GS1.sort(dim=1, descending=True, stable=True).indices
     order_GSK = order_GS1.expand(-1, -1, expert_NK.shape[1])
     expert_GSK = grouped(expert_NK, size, num_experts).gather(1, order_GSK)
-    room_GM = place_in_line(expert_GSK.transpose(1, 2).flatten(1)) < slots
+    line_GM = expert_GSK.transpose(1, 2).flatten(1)
+    room_GM = place_in_line(line_GM, num_experts) < slots
     room_GSK = room_GM.view_as(expert_GSK.transpose(1, 2)).transpose(1, 2)
     room_GSK = torch.empty_like(room_GSK).scatter(1, order_GSK, room_GSK)
     return expert_NK.where(room_GSK.flatten(0, 1)[: expert_NK.shape[0]], num_experts)
@@ -133,7 +128,7 @@ def serve_best_picks(
     key_GM = grouped(gate_NK.detach(), size, -torch.inf).flatten(1)
     order_GM = key_GM.sort(dim=1, descending=True, stable=True).indices
     expert_GM = grouped(expert_NK, size, num_experts).flatten(1).gather(1, order_GM)
-    room_GM = place_in_line(expert_GM) < slots
+    room_GM = place_in_line(expert_GM, num_experts) < slots
     room_GM = torch.empty_like(room_GM).scatter(1, order_GM, room_GM)
     room_NK = room_GM.view(-1, expert_NK.shape[1])[: expert_NK.shape[0]]
     return expert_NK.where(room_NK, num_experts)
@@ -177,7 +172,7 @@ def serve_next(
         # Who holds a place already stands before all who ask now.
         line_NX = torch.cat([*got, ask_N.unsqueeze(1)], 1)
         line_GXS = grouped(line_NX, size, num_experts).transpose(1, 2)
-        room_GM = place_in_line(line_GXS.flatten(1)) < slots
+        room_GM = place_in_line(line_GXS.flatten(1), num_experts) < slots
         room_GS = room_GM.view_as(line_GXS)[:, -1]
         room_N = room_GS.flatten()[: ask_N.shape[0]]
         got.append(ask_N.where(room_N, num_experts).unsqueeze(1))
@@ -218,15 +213,9 @@ def choose_rows(key_NE: Tensor, size: int, slots: int, real_N: Tensor | None) ->
 
     Column e holds e where expert e took the row; else the pick is absent.
     """
-    num_experts = key_NE.shape[1]
     if real_N is not None:
         key_NE = key_NE.where(real_N.unsqueeze(1), -torch.inf)
-    key_GSE = grouped(key_NE, size, -torch.inf)
-    row_GSE = key_GSE.sort(dim=1, descending=True, stable=True).indices[:, :slots]
-    taken_GSE = torch.zeros_like(key_GSE, dtype=torch.bool).scatter(1, row_GSE, True)
-    taken_NE = taken_GSE.flatten(0, 1)[: key_NE.shape[0]] & (key_NE > -torch.inf)
-    expert_E = torch.arange(num_experts, device=key_NE.device)
-    return expert_E.where(taken_NE, num_experts)
+    return take_rows(key_NE, size, slots)
 
 
 def capped_plan(
