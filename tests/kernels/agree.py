@@ -204,7 +204,12 @@ def check_room(package: Path, device: str) -> None:
         expert = torch.randint(experts + 1, (groups, picks), generator=generator).to(device)
         ours, theirs = (m.place_in_line(expert, experts) for m in (kernels, reference))
         close(f"place_in_line of {groups} x {picks}", ours, theirs, 0)
-    for rows, experts, size, slots in ((0, 3, 1, 1), (1, 1, 1, 1), (7, 4, 3, 2), (1100, 1, 1050, 40)):
+    for rows, experts, size, slots in (
+        (0, 3, 1, 1),
+        (1, 1, 1, 1),
+        (7, 4, 3, 2),
+        (1100, 1, 1050, 40),
+    ):
         # Halves of whole numbers: many ties, zeros of both signs, and hostile ones.
         key = (logits(rows, experts, torch.float32, "cpu") * 2).round() / 2
         key[rows // 2 :, 0] *= -1

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .routing import place_in_line
+
 
 def share_up(size: int, numerator: int, denominator: int) -> int:
     """size * numerator / denominator, rounded up."""
@@ -39,14 +41,6 @@ def without_padding(
     if real_N is None:
         return expert_NK
     return expert_NK.where(real_N.unsqueeze(1), num_experts)
-
-
-def place_in_line(expert_GM: Tensor) -> Tensor:
-    """How many picks of the same expert stand before each one, [G, M]."""
-    sorted_GM, order_GM = expert_GM.sort(dim=1, stable=True)
-    first_GM = torch.searchsorted(sorted_GM, sorted_GM)
-    place_M = torch.arange(expert_GM.shape[1], device=expert_GM.device)
-    return torch.empty_like(order_GM).scatter(1, order_GM, place_M - first_GM)
 
 
 def serve_best_rows(
@@ -76,7 +70,8 @@ def serve_rows_by(
     order_GS1 = key_GS1.sort(dim=1, descending=True, stable=True).indices
     order_GSK = order_GS1.expand(-1, -1, expert_NK.shape[1])
     expert_GSK = grouped(expert_NK, size, num_experts).gather(1, order_GSK)
-    room_GM = place_in_line(expert_GSK.transpose(1, 2).flatten(1)) < slots
+    line_GM = expert_GSK.transpose(1, 2).flatten(1)
+    room_GM = place_in_line(line_GM, num_experts) < slots
     room_GSK = room_GM.view_as(expert_GSK.transpose(1, 2)).transpose(1, 2)
     room_GSK = torch.empty_like(room_GSK).scatter(1, order_GSK, room_GSK)
     return expert_NK.where(room_GSK.flatten(0, 1)[: expert_NK.shape[0]], num_experts)
