@@ -102,11 +102,11 @@ from moedsl.ir.ops_routing import (
 from moedsl.ir.ops_scores import (
     SEEN,
     Buckets,
-    DistanceTable,
+    Distances,
     Dot,
     Mix,
+    OwnDistances,
     Remember,
-    SharedDistances,
 )
 from moedsl.ir.ops_shape import (
     Append,
@@ -172,7 +172,7 @@ __all__ = [
     "Cosine",
     "Cut",
     "Dispatch",
-    "DistanceTable",
+    "Distances",
     "Dot",
     "Dropout",
     "Embedding",
@@ -215,6 +215,7 @@ __all__ = [
     "NumberByHead",
     "OneHead",
     "Op",
+    "OwnDistances",
     "Part",
     "Past",
     "Patches",
@@ -245,7 +246,6 @@ __all__ = [
     "SequenceMean",
     "Sequences",
     "Serve",
-    "SharedDistances",
     "Shares",
     "SlotRows",
     "Slots",

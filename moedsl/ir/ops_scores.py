@@ -151,7 +151,7 @@ class Buckets(Placed):
 
 
 @frozen(kw_only=True)
-class DistanceTable(Op):
+class OwnDistances(Op):
     """A number for each head and bucket: [T, S] int -> [H, T, S]."""
 
     heads: Dim
@@ -170,7 +170,7 @@ class DistanceTable(Op):
 
 
 @frozen(kw_only=True)
-class SharedDistances(Ambient):
+class Distances(Ambient):
     """A table of distances that stands in the model at `table`, looked up once for all attentions of a stream."""
 
     heads: Dim
@@ -212,10 +212,10 @@ class SharedDistances(Ambient):
         return (f".positions:{self.function}",)
 
     def parameters(self) -> tuple[Parameter, ...]:
-        return DistanceTable(heads=self.heads, count=self.buckets.count).parameters()
+        return OwnDistances(heads=self.heads, count=self.buckets.count).parameters()
 
     def module(self) -> str:
-        return DistanceTable(heads=self.heads, count=self.buckets.count).module()
+        return OwnDistances(heads=self.heads, count=self.buckets.count).module()
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         (buckets,) = self.own.infer()

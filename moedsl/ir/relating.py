@@ -29,7 +29,7 @@ def lower_relative(build: Builder, relative: Relative) -> Value:
         remembered=ops.SEEN in scoring.keys_of(build).type.dims,
     )
     if not relative.recipe.tied:
-        table = ops.DistanceTable(heads=heads, count=relative.buckets)
+        table = ops.OwnDistances(heads=heads, count=relative.buckets)
         return build.placed(table, relative.recipe, build.ambient(buckets))
     place = relative.recipe.tied
     if "." in place:
@@ -44,7 +44,7 @@ def lower_relative(build: Builder, relative: Relative) -> Value:
             (other.origin, f"{other.size} heads"),
             help="attentions that share a table have as many heads; give the others one of their own",
         )
-    return build.ambient(ops.SharedDistances(heads=heads, buckets=buckets, table=place))
+    return build.ambient(ops.Distances(heads=heads, buckets=buckets, table=place))
 
 
 def _across(build: Builder, relative: Relative) -> Value:

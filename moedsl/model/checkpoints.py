@@ -30,6 +30,10 @@ class _Written:
 
 
 def checkpoint(run: Run, entry: Entry, at: At) -> terms.Checkpoint | None:
+    """None where it was taken away again: `hub = none`."""
+    if entry.value is not None and _is_none(entry.value):
+        entry.used = True
+        return None
     found = _definition(run, entry)
     if found is None:
         return None
