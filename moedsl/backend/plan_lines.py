@@ -54,6 +54,11 @@ def statement_lines(statement: str, depth: int) -> tuple[str, ...]:
     if fits(statement, depth):
         return (statement,)
     head, value = _split_statement(statement)
+    targets = split_items(head.removesuffix(" = "))
+    first = value[: value.index("(") + 1] if "(" in value else value
+    if targets and not fits(head + first, depth):  # too many names on the left
+        names = indented([f"{target}," for target in targets])
+        return ("(", *names, *expression_lines(value, depth, ") = "))
     return expression_lines(value, depth, head)
 
 
