@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .routing import place_in_line, take_rows
+
 
 def share_nearest(size: int, numerator: int, denominator: int) -> int:
     """size * numerator / denominator, rounded; a half goes to the even neighbour."""
@@ -42,21 +44,13 @@ def without_padding(
     return expert_NK.where(real_N.unsqueeze(1), num_experts)
 
 
-def place_in_line(expert_GM: Tensor) -> Tensor:
-    """How many picks of the same expert stand before each one, [G, M]."""
-    sorted_GM, order_GM = expert_GM.sort(dim=1, stable=True)
-    first_GM = torch.searchsorted(sorted_GM, sorted_GM)
-    place_M = torch.arange(expert_GM.shape[1], device=expert_GM.device)
-    return torch.empty_like(order_GM).scatter(1, order_GM, place_M - first_GM)
-
-
 def serve_first_come(
     expert_NK: Tensor, num_experts: int, size: int, slots: int, real_N: Tensor | None
 ) -> Tensor:
     """The picks that find room in the order of rows, [N, K]; the others are absent."""
     expert_NK = without_padding(expert_NK, num_experts, real_N)
     expert_GM = grouped(expert_NK, size, num_experts).flatten(1)
-    room_GM = place_in_line(expert_GM) < slots
+    room_GM = place_in_line(expert_GM, num_experts) < slots
     room_NK = room_GM.view(-1, expert_NK.shape[1])[: expert_NK.shape[0]]
     return expert_NK.where(room_NK, num_experts)
 
@@ -66,12 +60,6 @@ def choose_rows(key_NE: Tensor, size: int, slots: int, real_N: Tensor | None) ->
 
     Column e holds e where expert e took the row; else the pick is absent.
     """
-    num_experts = key_NE.shape[1]
     if real_N is not None:
         key_NE = key_NE.where(real_N.unsqueeze(1), -torch.inf)
-    key_GSE = grouped(key_NE, size, -torch.inf)
-    row_GSE = key_GSE.sort(dim=1, descending=True, stable=True).indices[:, :slots]
-    taken_GSE = torch.zeros_like(key_GSE, dtype=torch.bool).scatter(1, row_GSE, True)
-    taken_NE = taken_GSE.flatten(0, 1)[: key_NE.shape[0]] & (key_NE > -torch.inf)
-    expert_E = torch.arange(num_experts, device=key_NE.device)
-    return expert_E.where(taken_NE, num_experts)
+    return take_rows(key_NE, size, slots)

@@ -31,6 +31,90 @@ def guarded(launch: Callable) -> Callable:
     return wrapper
 
 
+@triton.jit(do_not_specialize=["M"])
+def place_in_line_kernel(expert_GM, place_GM, M, BM: tl.constexpr):
+    """Number the picks of one expert in one group."""
+    i_g, i_e = tl.program_id(0), tl.program_id(1)
+    b_total = 0
+    for i_m in range(0, M, BM):
+        o_m = i_m + tl.arange(0, BM)
+        o_gm = i_g.to(tl.int64) * M + o_m
+        m_hit = tl.load(expert_GM + o_gm, mask=o_m < M, other=-1) == i_e
+        b_hit = m_hit.to(tl.int32)
+        b_place = b_total + tl.cumsum(b_hit, 0) - b_hit
+        tl.store(place_GM + o_gm, b_place, mask=m_hit)
+        b_total += tl.sum(b_hit, 0)
+
+
+@guarded
+def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:
+    G, M = expert_GM.shape
+    place_GM = torch.zeros_like(expert_GM, dtype=torch.int32)
+    place_in_line_kernel[(G, num_experts)](expert_GM, place_GM, M, BM=1024)
+    return place_GM
+
+
+# What -inf and inf are as sortable numbers.
+LEAST, MOST = tl.constexpr(-0x7F800001), tl.constexpr(0x7F800000)
+
+
+@triton.jit
+def load_sortable(p_key, o_n, stop):
+    """Whole numbers that rank as the keys do: both zeros alike, and nan highest."""
+    b_key = tl.load(p_key + o_n, mask=o_n < stop, other=0.0).to(tl.float32)
+    b_bits = tl.where(b_key == 0, 0.0, b_key).to(tl.int32, bitcast=True)
+    b_bits = tl.where(b_bits < 0, b_bits ^ 0x7FFFFFFF, b_bits)
+    return tl.where(b_key == b_key, b_bits, 0x7F800001)
+
+
+@triton.jit
+def count_rows(p_key, start, stop, least, BS: tl.constexpr):
+    """How many of the rows have keys that are no less."""
+    b_count = tl.zeros([BS], tl.int32)
+    for i_n in range(start, stop, BS):
+        o_n = i_n + tl.arange(0, BS)
+        m_high = load_sortable(p_key, o_n, stop) >= least
+        b_count += (m_high & (o_n < stop)).to(tl.int32)
+    return tl.sum(b_count, 0)
+
+
+@triton.jit(do_not_specialize=["N", "S", "slots"])
+def take_rows_kernel(key_EN, expert_NE, N, S, slots, E: tl.constexpr, BS: tl.constexpr):
+    """Let one expert take the rows of its highest keys in one group."""
+    i_g, i_e = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    start = i_g * S
+    stop = tl.minimum(start + S, N)
+    p_key = key_EN + i_e * N
+    # The lowest key that is taken: its sign, then bit by bit.
+    last = tl.where(count_rows(p_key, start, stop, 0, BS) >= slots, 0, -2147483648)
+    for i in range(31):
+        higher = last + (1 << (30 - i))
+        enough = count_rows(p_key, start, stop, higher, BS) >= slots
+        last = tl.where(enough, higher, last)
+    # Of equal keys at the end the earlier rows find room.
+    room = slots - count_rows(p_key, start, stop, last + 1, BS)
+    for i_n in range(start, stop, BS):
+        o_n = i_n + tl.arange(0, BS)
+        b_key = load_sortable(p_key, o_n, stop)
+        b_last = ((b_key == last) & (o_n < stop)).to(tl.int32)
+        m_room = (b_last > 0) & (tl.cumsum(b_last, 0) <= room)
+        # A key of -inf takes no row, nor does nan.
+        m_taken = (m_room | (b_key > last)) & (b_key > LEAST) & (b_key <= MOST)
+        o_ne = o_n.to(tl.int64) * E + i_e
+        tl.store(expert_NE + o_ne, tl.where(m_taken, i_e, E), mask=o_n < stop)
+        room -= tl.sum(b_last, 0)
+
+
+@guarded
+def take_rows(key_NE: Tensor, size: int, slots: int) -> Tensor:
+    N, E = key_NE.shape
+    expert_NE = torch.empty_like(key_NE, dtype=torch.int64)
+    key_EN = key_NE.T.contiguous()
+    grid = (triton.cdiv(N, size), E)
+    take_rows_kernel[grid](key_EN, expert_NE, N, size, slots, E=E, BS=1024)
+    return expert_NE
+
+
 @triton.jit(do_not_specialize=["R", "B"])
 def count_kernel(
     expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr

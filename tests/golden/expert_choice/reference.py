@@ -26,6 +26,26 @@ def segment_sum(value_NX: Tensor, real_N: Tensor | None, num_sequences: int) -> 
     return value_NX.view(num_sequences, -1, value_NX.shape[1]).sum(1)
 
 
+def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:
+    """How many picks of the same expert stand before each one in its group, [G, M]."""
+    sorted_GM, order_GM = expert_GM.sort(dim=1, stable=True)
+    first_GM = torch.searchsorted(sorted_GM, sorted_GM)
+    place_M = torch.arange(expert_GM.shape[1], device=expert_GM.device)
+    place_GM = torch.empty_like(order_GM).scatter(1, order_GM, place_M - first_GM)
+    return place_GM.where(expert_GM < num_experts, 0).int()
+
+
+def take_rows(key_NE: Tensor, size: int, slots: int) -> Tensor:
+    """Each expert takes the rows of its highest keys in each group, [N, E]."""
+    (N, E), missing = key_NE.shape, -key_NE.shape[0] % size
+    key_GSE = F.pad(wide(key_NE), (0, 0, 0, missing), value=-torch.inf)
+    key_GSE = key_GSE.unflatten(0, (-1, size))
+    row_GSE = key_GSE.sort(dim=1, descending=True, stable=True).indices[:, :slots]
+    taken_GSE = torch.zeros_like(key_GSE, dtype=torch.bool).scatter(1, row_GSE, True)
+    taken_NE = taken_GSE.flatten(0, 1)[:N] & (key_NE > -torch.inf)
+    return torch.arange(E, device=key_NE.device).where(taken_NE, E)
+
+
 def dispatch(
     expert_NK: Tensor, num_experts: int, most_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -76,6 +76,35 @@ def count_tokens(
     return torch.full((num_sequences,), rows, device=logits_NE.device)
 
 
+@torch.library.custom_op("expert_choice::place_in_line", mutates_args=())
+def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:
+    """How many picks of the same expert stand before each one in its group, int32.
+
+    Absent picks, numbered num_experts, stand in no line and get 0.
+    """
+    return backend(expert_GM).place_in_line(expert_GM, num_experts)
+
+
+@place_in_line.register_fake
+def _(expert_GM: Tensor, num_experts: int) -> Tensor:
+    return torch.empty_like(expert_GM, dtype=torch.int32)
+
+
+@torch.library.custom_op("expert_choice::take_rows", mutates_args=())
+def take_rows(key_NE: Tensor, size: int, slots: int) -> Tensor:
+    """Each expert takes the rows of its `slots` highest keys in each `size` neighbours.
+
+    Column e holds e where expert e took the row, else E. Ties go to the earlier row; a
+    key of -inf takes none.
+    """
+    return backend(key_NE).take_rows(key_NE, size, slots)
+
+
+@take_rows.register_fake
+def _(key_NE: Tensor, size: int, slots: int) -> Tensor:
+    return torch.empty_like(key_NE, dtype=torch.int64)
+
+
 class Dispatch(NamedTuple):
     """Where routed rows stand: sorted by expert, in row order within one, all int32.
 

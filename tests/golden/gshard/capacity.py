@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .routing import place_in_line
+
 
 def share_down(size: int, numerator: int, denominator: int) -> int:
     """size * numerator / denominator, rounded down."""
@@ -46,21 +48,13 @@ def without_padding(
     return expert_NK.where(real_N.unsqueeze(1), num_experts)
 
 
-def place_in_line(expert_GM: Tensor) -> Tensor:
-    """How many picks of the same expert stand before each one, [G, M]."""
-    sorted_GM, order_GM = expert_GM.sort(dim=1, stable=True)
-    first_GM = torch.searchsorted(sorted_GM, sorted_GM)
-    place_M = torch.arange(expert_GM.shape[1], device=expert_GM.device)
-    return torch.empty_like(order_GM).scatter(1, order_GM, place_M - first_GM)
-
-
 def serve_by_rank(
     expert_NK: Tensor, num_experts: int, size: int, slots: int, real_N: Tensor | None
 ) -> Tensor:
     """The picks that find room, [N, K]: all first picks come before all second ones."""
     expert_NK = without_padding(expert_NK, num_experts, real_N)
     expert_GKS = grouped(expert_NK, size, num_experts).transpose(1, 2)
-    room_GM = place_in_line(expert_GKS.flatten(1)) < slots
+    room_GM = place_in_line(expert_GKS.flatten(1), num_experts) < slots
     room_GSK = room_GM.view_as(expert_GKS).transpose(1, 2)
     return expert_NK.where(room_GSK.flatten(0, 1)[: expert_NK.shape[0]], num_experts)
 

@@ -10,9 +10,10 @@ expert; padding picks nothing.
 Shapes: N rows, E experts, K picks of each row, G groups, S rows of a group, M = S * K.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .routing import place_in_line
 
 
 def share_down(size: int, numerator: int, denominator: int) -> int:
@@ -41,20 +42,12 @@ def without_padding(
     return expert_NK.where(real_N.unsqueeze(1), num_experts)
 
 
-def place_in_line(expert_GM: Tensor) -> Tensor:
-    """How many picks of the same expert stand before each one, [G, M]."""
-    sorted_GM, order_GM = expert_GM.sort(dim=1, stable=True)
-    first_GM = torch.searchsorted(sorted_GM, sorted_GM)
-    place_M = torch.arange(expert_GM.shape[1], device=expert_GM.device)
-    return torch.empty_like(order_GM).scatter(1, order_GM, place_M - first_GM)
-
-
 def serve_first_come(
     expert_NK: Tensor, num_experts: int, size: int, slots: int, real_N: Tensor | None
 ) -> Tensor:
     """The picks that find room in the order of rows, [N, K]; the others are absent."""
     expert_NK = without_padding(expert_NK, num_experts, real_N)
     expert_GM = grouped(expert_NK, size, num_experts).flatten(1)
-    room_GM = place_in_line(expert_GM) < slots
+    room_GM = place_in_line(expert_GM, num_experts) < slots
     room_NK = room_GM.view(-1, expert_NK.shape[1])[: expert_NK.shape[0]]
     return expert_NK.where(room_NK, num_experts)

@@ -31,6 +31,29 @@ def guarded(launch: Callable) -> Callable:
     return wrapper
 
 
+@triton.jit(do_not_specialize=["M"])
+def place_in_line_kernel(expert_GM, place_GM, M, BM: tl.constexpr):
+    """Number the picks of one expert in one group."""
+    i_g, i_e = tl.program_id(0), tl.program_id(1)
+    b_total = 0
+    for i_m in range(0, M, BM):
+        o_m = i_m + tl.arange(0, BM)
+        o_gm = i_g.to(tl.int64) * M + o_m
+        m_hit = tl.load(expert_GM + o_gm, mask=o_m < M, other=-1) == i_e
+        b_hit = m_hit.to(tl.int32)
+        b_place = b_total + tl.cumsum(b_hit, 0) - b_hit
+        tl.store(place_GM + o_gm, b_place, mask=m_hit)
+        b_total += tl.sum(b_hit, 0)
+
+
+@guarded
+def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:
+    G, M = expert_GM.shape
+    place_GM = torch.zeros_like(expert_GM, dtype=torch.int32)
+    place_in_line_kernel[(G, num_experts)](expert_GM, place_GM, M, BM=1024)
+    return place_GM
+
+
 @triton.jit(do_not_specialize=["R", "B"])
 def count_kernel(
     expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr

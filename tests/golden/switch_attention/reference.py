@@ -26,6 +26,15 @@ def segment_sum(value_NX: Tensor, real_N: Tensor | None, num_sequences: int) -> 
     return value_NX.view(num_sequences, -1, value_NX.shape[1]).sum(1)
 
 
+def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:
+    """How many picks of the same expert stand before each one in its group, [G, M]."""
+    sorted_GM, order_GM = expert_GM.sort(dim=1, stable=True)
+    first_GM = torch.searchsorted(sorted_GM, sorted_GM)
+    place_M = torch.arange(expert_GM.shape[1], device=expert_GM.device)
+    place_GM = torch.empty_like(order_GM).scatter(1, order_GM, place_M - first_GM)
+    return place_GM.where(expert_GM < num_experts, 0).int()
+
+
 def dispatch(
     expert_NK: Tensor, num_experts: int, most_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -76,6 +76,20 @@ def count_tokens(
     return torch.full((num_sequences,), rows, device=logits_NE.device)
 
 
+@torch.library.custom_op("switch_attention::place_in_line", mutates_args=())
+def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:
+    """How many picks of the same expert stand before each one in its group, int32.
+
+    Absent picks, numbered num_experts, stand in no line and get 0.
+    """
+    return backend(expert_GM).place_in_line(expert_GM, num_experts)
+
+
+@place_in_line.register_fake
+def _(expert_GM: Tensor, num_experts: int) -> Tensor:
+    return torch.empty_like(expert_GM, dtype=torch.int32)
+
+
 class Dispatch(NamedTuple):
     """Where routed rows stand: sorted by expert, in row order within one, all int32.
 
