@@ -24,6 +24,7 @@ from moedsl.backend.stages_view import StagesView, plan_stages
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, TensorType, Value
 from moedsl.ir.info import info_table
+from moedsl.ir.ops import DEPTH
 from moedsl.source import Source
 
 
@@ -110,9 +111,13 @@ def plan_output(graph: Graph) -> OutputView:
     letters = ", ".join(f"{name} [{_axes(value)}]" for name, value in values)
     doc = f"{letters}; losses by name, coefficients applied; routing by place."
     # A dense model gives empty ones, so that one training loop fits all models.
-    routing = "Routing" if graph.root.taps else "Any"
+    depth = [tap for tap in graph.root.taps if tap.type == DEPTH]
+    routing = "Routing" if len(depth) < len(graph.root.taps) else "Any"
+    if depth:
+        doc = doc.removesuffix(".") + "; depth: whom blocks served, by place."
+    decided = ("depth: dict[str, Depth]",) if depth else ()
     more = ("losses: dict[str, Tensor]", f"routing: dict[str, {routing}]")
-    return OutputView(docstring(doc, 1), (*outputs, *more))
+    return OutputView(docstring(doc, 1), (*outputs, *more, *decided))
 
 
 def _axes(value: Value) -> str:

@@ -215,12 +215,7 @@ def parameters(unit: Unit, names: Names) -> list[Parameter]:
 
 def may_be_none(ambient: Op | None) -> bool:
     """Is this value None for some calls of the model: no padding, no cache?"""
-    match ambient:
-        case ops.AttentionMask(tensor=tensor, causal=causal):
-            return not (tensor and causal)
-        case ops.MaskArgument() | ops.CacheHandle() | ops.RealRows():
-            return True
-    return False
+    return isinstance(ambient, ops.Ambient) and ambient.optional
 
 
 def annotation(value: Value) -> str:
@@ -233,6 +228,8 @@ _HOMES = {
     "Rotary": ".state:Rotary",
     "Routing": ".routing:Routing",
     "Dispatch": ".routing:Dispatch",
+    "Chosen": ".depth:Chosen",
+    "Depth": ".depth:Depth",
 }
 
 

@@ -34,11 +34,11 @@ from moedsl.backend.plan_taps import routing_lines
 from moedsl.backend.plan_words import docstring, flow
 from moedsl.backend.statements import Text, Writer
 from moedsl.ir.graph import Graph, Node, Parameter, Unit, Value
-from moedsl.ir.ops import AttentionMask, Stack
+from moedsl.ir.ops import DEPTH, AttentionMask, Stack
 from moedsl.ir.shapes import streams_in
 
 # Names that the root's `forward` has beside the values of its graph.
-ROOT_LOCALS = frozenset({"losses", "routing", "layer", "routed"})
+ROOT_LOCALS = frozenset({"losses", "routing", "depth", "layer", "routed"})
 
 
 def plan_model(graph: Graph, names: Names) -> ClassView:
@@ -136,10 +136,12 @@ def _finish(root: Unit, writer: Writer, parts: list[Text], losses: list[Node]) -
     entries = [f'"{label}": {part.code}' for label, part in zip(labels, values, strict=True)]
     taps = routing_lines(root, writer.names)
     logits = ", ".join(part.code for part in parts[:outputs])
+    kinds = {tap.type == DEPTH for tap in writer.unit.taps}
     if not taps and not entries:
         return [*statement_lines(f"return Output({logits}, losses={{}}, routing={{}})", BODY)]
-    routing = "routing" if taps else "routing={}"
-    ending = statement_lines(f"return Output({logits}, losses, {routing})", BODY)
+    routing = "routing" if False in kinds else "routing={}"
+    more = ", depth=depth" if True in kinds else ""
+    ending = statement_lines(f"return Output({logits}, losses, {routing}{more})", BODY)
     return [*_dictionary("losses", entries), *taps, *ending]
 
 

@@ -13,6 +13,7 @@ from moedsl.backend.statements import BODY, Writer
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Node, Unit
 from moedsl.ir.ops import Stack
+from moedsl.ir.ops_calls import handed_by, lists_of
 
 FEW = 3  # more stretches of unlike layers than this are told apart inside one loop
 
@@ -56,7 +57,7 @@ def loop(
     printer = _Loop(writer, node, reads, run)
     lists = [f"{name} = []" for name in printer.lists]
     found = stretches(node.op, reads)
-    kinds = {(reads.unit(one.unit), len(one.unit.taps)) for one in found}
+    kinds = {(reads.unit(one.unit), _hands(one.unit)) for one in found}
     if len(found) == len(kinds) <= FEW:
         return lists + [line for stretch in found for line in printer.over(stretch, len(found))]
     return lists + printer.telling_apart(classes)
@@ -65,12 +66,17 @@ def loop(
 def stretches(stack: Stack, reads: Reads) -> list[Stretch]:
     found: list[Stretch] = []
     index = 0
-    for _, group in groupby(stack.runs, key=lambda run: (reads.unit(run[0]), len(run[0].taps))):
+    for _, group in groupby(stack.runs, key=lambda run: (reads.unit(run[0]), _hands(run[0]))):
         runs = list(group)
         count = sum(n for _, n in runs)
         found.append(Stretch(index, count, runs[0][0]))
         index += count
     return found
+
+
+def _hands(unit: Unit) -> tuple[tuple[str, bool], ...]:
+    """What it hands up: layers that differ in it are called differently."""
+    return tuple((getattr(tap.type, "name", ""), is_list(unit, tap)) for tap in unit.taps)
 
 
 class _Loop:
@@ -97,7 +103,7 @@ class _Loop:
         """One loop in which layers are called by their class."""
         kinds: dict[tuple, list[Unit]] = {}
         for unit, _ in self.runs:
-            kind = kinds.setdefault((self.reads.unit(unit), len(unit.taps)), [])
+            kind = kinds.setdefault((self.reads.unit(unit), _hands(unit)), [])
             kind.extend([unit] if unit not in kind else [])
         lines = [f"for layer in {self.place}:"]
         for index, units in enumerate(kinds.values()):
@@ -114,7 +120,8 @@ class _Loop:
         code = f"{layer}({', '.join(arguments)})"
         if self.run:
             code = f"self.run({', '.join([layer, *arguments])})"
-        handed = self.all_lists[: len(unit.taps)]
+        lists = lists_of(unit, handed_by(other for other, _ in self.runs))
+        handed = [self.all_lists[index] for index in lists]
         one = [_element(name, len(self.lists)) for name in handed]
         lines = list(statement_lines(f"{', '.join([self.stream, *one])} = {code}", depth))
         for tap, name, element in zip(unit.taps, handed, one, strict=True):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from moedsl.backend.naming import attribute
 from moedsl.backend.plan_lines import statement_lines
 from moedsl.ir.graph import Node, Unit, Value
-from moedsl.ir.ops import Stack
+from moedsl.ir.ops import DEPTH, Stack
+from moedsl.ir.ops_calls import handed_by, tap_in
 
 BODY = 2
 _COUNTERS = "ijklmn"
@@ -47,15 +48,22 @@ def tap_paths(unit: Unit, tap: Value) -> list[str]:
 def _inner(node: Node, called: Unit, tap: Value) -> Value | None:
     """What the called unit hands up as `tap`."""
     index = list(node.outputs).index(tap) - len(called.outputs)
-    return called.taps[index] if 0 <= index < len(called.taps) else None
+    handed = called.taps
+    if isinstance(node.op, Stack):
+        handed = handed_by(unit for unit, _ in node.op.runs)
+    inner = tap_in(called, handed, index) if index >= 0 else None
+    return None if inner is None else called.taps[inner]
 
 
 def routing_lines(root: Unit, names: dict[Value, str]) -> list[str]:
-    """`routing = {"layer.0.sparse": ..., ...}`"""
+    """`routing = {"layer.0.sparse": ..., ...}`, and `depth = {"layer.1": ...}` where blocks decide about tokens."""
     lines: list[str] = []
+    begun: set[str] = set()
     for tap in root.taps:
+        name = "depth" if tap.type == DEPTH else "routing"
         code = _dictionary(names[tap], tap_paths(root, tap), is_list(root, tap))
-        lines.extend(statement_lines(f"routing {'|=' if lines else '='} {code}", BODY))
+        lines.extend(statement_lines(f"{name} {'|=' if name in begun else '='} {code}", BODY))
+        begun.add(name)
     return lines
 
 

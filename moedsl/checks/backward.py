@@ -16,6 +16,7 @@ from moedsl.checks.traits import carries, constant, field_of, is_loss, names_of_
 from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
 from moedsl.ir.ops import Call, Field, Stack
+from moedsl.ir.ops_calls import handed_by, lists_of
 
 WHOLE = ""  # all of a tensor; of a record, what is not read by name
 Wanted = frozenset[tuple[int, str]]  # (index among outputs and taps, or inputs and ambients; field)
@@ -61,7 +62,7 @@ class Backward:
     def below(self, node: Node, wanted: Wanted) -> Iterator[tuple[str, Unit, Wanted]]:
         """(path, unit, its wanted outputs) of each unit that runs under the node, last first."""
         for path, _, unit in reversed(list(node.calls())):
-            outs = _among_first(wanted, len(unit.outputs) + len(unit.taps))
+            outs = _own(node, unit, wanted)
             yield path, unit, outs
             if isinstance(node.op, Stack):  # the layer below is asked for what this one reads
                 stream = {want for want in self.reach(unit, outs).inputs if want[0] == 0}
@@ -158,11 +159,16 @@ def _indexed(values: Sequence[Value], live: Live) -> Wanted:
     )
 
 
-def _among_first(wanted: Wanted, count: int) -> Wanted:
-    """Of the outputs that a stack is asked for, those that a layer of it has."""
-    if all(index < count for index, _ in wanted):
+def _own(node: Node, unit: Unit, wanted: Wanted) -> Wanted:
+    """Of the outputs that a stack is asked for, those that a layer of it has, as the layer counts them."""
+    if not isinstance(node.op, Stack) or all(index == 0 for index, _ in wanted):
         return wanted
-    return frozenset(want for want in wanted if want[0] < count)
+    handed = handed_by(other for other, _ in node.op.runs)
+    lists = lists_of(unit, handed)
+    if lists == list(range(len(handed))):
+        return wanted
+    own = {0: 0, **{1 + index: 1 + tap for tap, index in enumerate(lists)}}
+    return frozenset((own[index], name) for index, name in wanted if index in own)
 
 
 def _join(path: str, name: str) -> str:

@@ -11,6 +11,7 @@ from moedsl.checks.traits import sees
 from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Node, Unit, Value
 from moedsl.ir.ops import Stack
+from moedsl.ir.ops_calls import handed_by, lists_of
 
 
 @frozen
@@ -99,12 +100,14 @@ class Flow:
         """The stream goes from layer to layer; taps gather what all of them hand up."""
         stream, rest = inputs[0], inputs[1:]
         taps: list[Strands] = [{} for _ in range(count - 1)]
+        listed = handed_by(unit for unit, _ in stack.runs)
         for unit, repeats in stack.runs:
+            lists = lists_of(unit, listed)
             for _ in range(repeats):
                 before = stream
                 stream, *handed = self._call(unit, [stream, *rest])
-                for gathered, strands in zip(taps, handed, strict=False):
-                    _merge(gathered, strands)
+                for index, strands in zip(lists, handed, strict=False):
+                    _merge(taps[index], strands)
                 if stream == before:
                     break
         return (stream, *taps)

@@ -44,7 +44,8 @@ class FeedForward(Construct):
         if train or eval_:
             hidden = build.op(ops.Dropout(rate=train, eval_rate=eval_), hidden)
         build.bind("hidden", hidden)
-        return build.role("down", self.down, x, width=build.last(x), bias=self.bias)
+        asked = build.width if build.frame.rows is None else None
+        return build.role("down", self.down, x, width=asked or build.last(x), bias=self.bias)
 
 
 class Gated(FeedForward):

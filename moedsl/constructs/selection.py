@@ -19,6 +19,8 @@ from moedsl.ir.graph import Dim
 from moedsl.model import terms
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from moedsl.ir.build import Builder
     from moedsl.ir.graph import Value
 
@@ -223,14 +225,35 @@ def adds_up(build: Builder, x: Value) -> bool:
     return False
 
 
-class Best(Construct):
-    """How a group of choices is ranked: by the sum of its best."""
+class Top(Construct):
+    """The best: of a group of choices, so many of them, summed; of a sequence, so many tokens, or a share of them.
+
+    `top(2)` is two, `top(12.5%)` is 12.5% of a sequence, rounded up.
+    """
 
     kind = "rank"
-    name = "top"
     count = Number(
-        low=1, whole=True, positional=True, unit="choices", doc="how many of the best are summed"
+        low=0,
+        exclusive_low=True,
+        positional=True,
+        doc="how many: a whole number, or a share of a sequence's tokens",
     )
+
+    @property
+    def share(self) -> Fraction | None:
+        """Of a sequence; None where it is a number of tokens."""
+        from fractions import Fraction  # not worth importing for a spec without shares
+
+        return Fraction(repr(self.count)) if isinstance(self.count, float) else None
+
+    def check(self, at: Any, sink: Any) -> None:
+        if isinstance(self.count, float) and self.count > 1:
+            sink.error(
+                "E0206",
+                f"{self.count:.0%} of a sequence are more than all of it",
+                at.origin("count"),
+                help="a whole number is a number of tokens, a share is at most 100%",
+            )
 
 
 class Groups(Selection):
@@ -248,6 +271,13 @@ class Groups(Selection):
     )
 
     def check(self, at: Any, sink: Any) -> None:
+        if not isinstance(self.rank.setting("count").value, int):
+            sink.error(
+                "E0206",
+                "a group of choices is ranked by a number of its best, and not by a share",
+                self.rank.origin("count"),
+                help="write how many are summed: `rank = top(2)`",
+            )
         if isinstance(self.keep, int) and isinstance(self.count, int) and self.keep > self.count:
             sink.error(
                 "E0411",

@@ -97,6 +97,7 @@ CODES: dict[str, str] = {
     "E0412": "a kind of experts that the bank lacks",
     "E0420": "a selection that its router's other settings do not fit",
     "E0421": "a projection that leaves tokens out",
+    "E0425": "a rule for decoding that nothing teaches",
     "E0430": "parts that do not come out even",
     "E0431": "weights or rows shared by decisions for heads",
     "E0432": "a mixture per head with something of the token",

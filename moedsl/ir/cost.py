@@ -4,7 +4,8 @@ How things are counted:
 
 - total: every parameter once (tied places once, buffers not at all); trainable: those that are not frozen.
 - active: what one token meets. A bank's weights count by the rows that it gets per token over its experts, so k of E
-  experts count k/E of the bank; everything else counts whole, the embedding and the head too, as published counts do.
+  experts count k/E of the bank; everything else counts whole, the embedding and the head too, as published counts do, but for what serves a share of
+  the tokens: that counts by the share.
 - FLOPs: multiply-adds as two, matrix products only, for one token, as `torch.utils.flop_counter` counts them.
   Attention over a context of `tokens` is the whole square that the products compute, masked or not.
 - training FLOPs: three times forward, since backward makes two products of the same size for each one of forward.
@@ -137,18 +138,21 @@ class _Counter:
 
     def _after(self, node: Node, rows: Rows) -> Fraction:
         """Rows of the result: as many as the densest input's, times `spread` (k where rows go to k experts, 1/k back);
-        `rows_per_token` says how many rows each expert gets for a token, `rows_of` whose rows come back."""
+        `rows_per_token` says how many rows each expert gets for a token, `rows_of` whose rows come back. A record of no
+        sizes (a cache, a table) has no rows of its own."""
         if count := getattr(node.op, "rows_per_token", None):
             return rows[0] * count(self.tokens)
         if (source := getattr(node.op, "rows_of", None)) is not None:
             return rows[source]
-        return max(rows, default=ONE) * getattr(node.op, "spread", ONE)
+        tensors = [r for r, v in zip(rows, node.inputs, strict=True) if v.type.dims]
+        return max(tensors or rows, default=ONE) * getattr(node.op, "spread", ONE)
 
     def _weights(self, node: Node, rows: Rows, owned: bool) -> Line:
         """An operation's own cost. `owned` is False where its place was counted before (a tied one)."""
         types = [v.type for v in node.inputs]
         density = rows[0] if rows else ONE
-        flops = node.op.flops(*types) + self._context(types) * _per_position(node, types)
+        seen = min(ONE, rows[_looks(node)]) if rows else ONE
+        flops = node.op.flops(*types) + seen * self._context(types) * _per_position(node, types)
         flops += getattr(node.op, "flops_per_merge", 0) // self._group(types)
         counted = Sum(flops=int(flops * density), cache_bytes=BYTES * _cached(node, types))
         experts = 0
@@ -156,7 +160,8 @@ class _Counter:
             if parameter.buffer:
                 continue
             experts = parameter.shape[0] if parameter.bank else experts
-            share = _share(node, density, parameter.shape[0]) if parameter.bank else ONE
+            bank = parameter.shape[0] if parameter.bank else 0
+            share = _share(node, density, bank) if bank else min(ONE, density)
             counted += Sum(
                 total=parameter.size,
                 active=int(parameter.size * share),
@@ -192,6 +197,11 @@ def _line(path: str, unit: Unit, parts: tuple[Line, ...], owned: bool) -> Line:
 
 
 # What an op may say beyond `flops`; nothing said means nothing to add.
+
+
+def _looks(node: Node) -> int:
+    """The input whose rows are looked at: the keys of an attention."""
+    return next(iter(getattr(node.op, "looks", None) or ()), 0)
 
 
 def _per_position(node: Node, types: list) -> int:

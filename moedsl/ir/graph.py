@@ -40,6 +40,7 @@ class Dim:
     and no expert serves them.
     `stream`: the positions of a stream of tokens; what differs by stream (lengths, padding, ...) is asked of this axis.
     `mean`: how many of them are there on average, where that is known and fewer than all.
+    `part`: which of the parts of a stream that a body makes, where it makes several.
     `segment`: of an axis of segments, how many tokens each has.
     `origin`: where the spec fixed the size; a shape error shows both origins. `meaning`: what the letter stands for,
     where that is not the usual.
@@ -52,6 +53,7 @@ class Dim:
     stream: bool = False
     mean: Fraction | None = None
     segment: int = 0
+    part: int = 0
     meaning: str = field(default="", compare=False, repr=False)
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
 
@@ -147,6 +149,7 @@ class Unit:
     name: the recipe's name (classes are named after it); kind: model | block | attention | moe | experts | router |
     ffn | ...; doc: from the spec's comment; recipe: the terms.Recipe it was lowered from (None for the root);
     bank: number of copies side by side whose weights carry a leading experts axis, else 0.
+    streams: those that the body makes itself, of some tokens of its `x`, each with the value that says which.
     wants: the ambient ops behind `ambients`, pairwise. handed: those of `taps` that are made here rather than below.
     """
 
@@ -163,6 +166,7 @@ class Unit:
     span: Span = NOWHERE
     wants: list[Op] = field(default_factory=list)
     handed: list[Value] = field(default_factory=list)
+    streams: dict[Dim, Value] = field(default_factory=dict)
 
     def producer(self, value: Value) -> Node | None:
         return next((n for n in self.nodes if value in n.outputs), None)

@@ -14,6 +14,7 @@ from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Node, RecordType, Unit, Value
 from moedsl.ir.kinds import Choices, common_kinds, span_of_kinds
 from moedsl.ir.ops_base import number
+from moedsl.ir.ops_calls import handed_by, tap_in
 from moedsl.ir.thread import callees
 from moedsl.model import terms
 
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from moedsl.ir.build import Builder
 
 
+NOBODY = Dim("K", 0)
+
+
 @frozen
 class Decided:
-    """One routing, and who declares losses over it: the mixtures that it serves, and the router that made it."""
+    """One routing, and who declares losses over it: the mixtures that it serves, and the router that made it. Of
+    what was decided about tokens, the block that did."""
 
     kept: Dim
     choices: Dim
@@ -47,21 +52,27 @@ class Sites:
         return self.memo[unit]
 
     def _below(self, node: Node, index: int) -> list[Decided]:
-        runs = node.op.runs if isinstance(node.op, ops.Stack) else [(callees(node)[0], 1)]
+        if not isinstance(node.op, ops.Stack):
+            return self.of(callees(node)[0])[index]
+        runs = node.op.runs
+        handed = handed_by(unit for unit, _ in runs)
         found: list[Decided] = []
         for unit, count in runs:
-            inner = self.of(unit)
-            found.extend(inner[index] * count if index < len(inner) else [])
+            tap = tap_in(unit, handed, index)
+            found.extend([] if tap is None else self.of(unit)[tap] * count)
         return found
 
 
 def _decided(unit: Unit, value: Value) -> Decided:
     record = value.type
-    assert isinstance(record, RecordType) and len(record.dims) == 2
+    assert isinstance(record, RecordType)
+    if record == ops.DEPTH:
+        return Decided(NOBODY, NOBODY, (unit,))
     mixtures = [unit] if unit.kind == "moe" else _sharers(unit, value)
     maker = unit.producer(value)
     assert maker is not None
-    return Decided(*record.dims, tuple(dict.fromkeys([*mixtures, *callees(maker)])))
+    kept, choices = record.dims
+    return Decided(kept, choices, tuple(dict.fromkeys([*mixtures, *callees(maker)])))
 
 
 def _sharers(unit: Unit, decision: Value) -> Iterator[Unit]:
@@ -78,18 +89,20 @@ def _sharers(unit: Unit, decision: Value) -> Iterator[Unit]:
 Group = dict[int, list[int]]  # tap -> indices of the routings in it
 
 
-def add_losses(root: Unit, build: Builder) -> None:
-    sites = Sites().of(root)
+def add_losses(root: Unit, build: Builder, known: Sites) -> None:
+    sites = known.of(root)
     groups: dict[tuple[str, terms.Recipe], Group] = {}
     homes: dict[tuple[str, terms.Recipe], list[Decided]] = {}
     for tap, routings in enumerate(sites):
+        if root.taps[tap].type == ops.DEPTH:
+            continue
         for index, decided in enumerate(routings):
             for key in _losses(decided):
                 groups.setdefault(key, {}).setdefault(tap, []).append(index)
                 homes.setdefault(key, []).append(decided)
     taken: dict[str, int] = {}
     for (name, recipe), group in groups.items():
-        routing = _routings(root, sites, group)
+        routing = listed(root, sites, group)
         label = f"{name}.{recipe.construct}"
         taken[label] = taken.get(label, 0) + 1
         label += f"_{taken[label]}" if taken[label] > 1 else ""
@@ -110,7 +123,7 @@ def _declared(unit: Unit) -> list[terms.Recipe]:
     return [r for r in getattr(construct, "loss", ()) if isinstance(r, terms.Recipe)]
 
 
-def _routings(root: Unit, sites: list[list[Decided]], group: Group) -> Value:
+def listed(root: Unit, sites: list[list[Decided]], group: Group) -> Value:
     """The routings of one loss as one list."""
     values = [root.taps[tap] for tap in group]
     picks: list[tuple[int, ...] | str] = []

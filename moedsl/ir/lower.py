@@ -6,8 +6,9 @@ from moedsl.constructs.inputs import Input
 from moedsl.constructs.registry import construct_of
 from moedsl.diagnostics.model import Sink
 from moedsl.ir.build import Builder
+from moedsl.ir.depth import add_depth_losses
 from moedsl.ir.graph import Graph, Unit, Value
-from moedsl.ir.losses import add_losses
+from moedsl.ir.losses import Sites, add_losses
 from moedsl.ir.shapes import MAIN, STREAMS
 from moedsl.ir.thread import thread
 from moedsl.model import terms
@@ -26,7 +27,9 @@ def lower(model: terms.Model, sink: Sink) -> Graph | None:
         root.outputs = [_output(build, output) for output in model.outputs]
     units = build.units.done
     thread(units)
-    add_losses(root, build)
+    sites = Sites()
+    add_losses(root, build, sites)
+    add_depth_losses(root, sites)
     return Graph(model.name, units, model)
 
 

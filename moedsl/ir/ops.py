@@ -10,6 +10,7 @@ ops_scores      attention written out
 ops_routing     selection, dispatch, combine, the fused route
 ops_capacity    room for routed rows, and who gets it
 ops_arranging   parts of rows and rows of heads, before and after experts
+ops_depth       blocks that serve some of the tokens
 ops_losses      losses over routings
 ops_noise       what is drawn anew in each forward
 ops_states      numbers that a rule moves
@@ -62,6 +63,18 @@ from moedsl.ir.ops_capacity import (
     SlotRows,
     Slots,
     Thin,
+)
+from moedsl.ir.ops_depth import (
+    CHOSEN,
+    DEPTH,
+    AddChosen,
+    Choose,
+    Decided,
+    Detached,
+    Membership,
+    RealTokens,
+    Served,
+    TakeChosen,
 )
 from moedsl.ir.ops_losses import Balance, Listing, LossTerm, Penalty, ZLoss
 from moedsl.ir.ops_noise import Noise
@@ -148,10 +161,13 @@ from moedsl.ir.ops_streams import (
 from moedsl.ir.ops_weights import Embedding, Learned, LearnedScale, Linear, Norm, TiedLinear
 
 __all__ = [
+    "CHOSEN",
+    "DEPTH",
     "HEAD_ROWS",
     "ROWS",
     "ROW_COUNT",
     "SEEN",
+    "AddChosen",
     "AllRows",
     "Ambient",
     "Append",
@@ -163,6 +179,7 @@ __all__ = [
     "Call",
     "CappedChoice",
     "Cast",
+    "Choose",
     "Chunk",
     "Clip",
     "Coefficient",
@@ -171,6 +188,8 @@ __all__ = [
     "Correction",
     "Cosine",
     "Cut",
+    "Decided",
+    "Detached",
     "Dispatch",
     "Distances",
     "Dot",
@@ -201,6 +220,7 @@ __all__ = [
     "Listing",
     "LossTerm",
     "MaskArgument",
+    "Membership",
     "MergeHeadRows",
     "MergeHeads",
     "MergePlan",
@@ -231,6 +251,7 @@ __all__ = [
     "ReadSlots",
     "RealHeadRows",
     "RealRows",
+    "RealTokens",
     "Regroup",
     "Remember",
     "RotaryTable",
@@ -246,6 +267,8 @@ __all__ = [
     "SequenceMean",
     "Sequences",
     "Serve",
+    "Served",
+    "SharedDistances",
     "Shares",
     "SlotRows",
     "Slots",
@@ -257,6 +280,7 @@ __all__ = [
     "StackRows",
     "StateOp",
     "Statistic",
+    "TakeChosen",
     "Temper",
     "Temperature",
     "Thin",

@@ -30,6 +30,9 @@ class Ambient(Op):
     needs: ClassVar[tuple[str, ...]] = ()
     rank: ClassVar[int] = 0
     carries: ClassVar[tuple[int, ...] | None] = ()
+    # How the part of some chosen tokens is made of it ({0}) and of who they are ({1}); None: there is no such part.
+    part: ClassVar[str | None] = None
+    optional: ClassVar[bool] = False  # may it be None?
     stream: Dim = MAIN
 
     @property
@@ -56,6 +59,7 @@ class MaskArgument(Ambient):
 
     name: ClassVar[str] = MASK
     rank: ClassVar[int] = 8
+    optional: ClassVar[bool] = True
 
     @property
     def other_name(self) -> str:
@@ -69,6 +73,8 @@ class CacheHandle(Ambient):
 
     name: ClassVar[str] = CACHE
     rank: ClassVar[int] = 9
+    part: ClassVar[str | None] = "{0}"
+    optional: ClassVar[bool] = True
 
     @property
     def code(self) -> str:  # type: ignore[override]
@@ -108,6 +114,7 @@ class Positions(Placed):
     """Where each token stands, padding left out: [B, T] int."""
 
     name: ClassVar[str] = "positions"
+    part: ClassVar[str | None] = "chosen_positions({0}, {1})"
     imports: ClassVar[tuple[str, ...]] = (".state:positions",)
 
     @property
@@ -132,6 +139,7 @@ class RotaryTable(Placed):
     rotate: str = "rotate"
     name: ClassVar[str] = "rotary"
     rank: ClassVar[int] = 1
+    part: ClassVar[str | None] = "chosen_rotary({0}, {1})"
 
     @property
     def code(self) -> str:  # type: ignore[override]
@@ -190,6 +198,14 @@ class AttentionMask(Placed):
     rank: ClassVar[int] = 2
 
     @property
+    def part(self) -> str:  # type: ignore[override]
+        return "chosen_mask({0}, {1})" if self.causal else "chosen_padding({1})"
+
+    @property
+    def optional(self) -> bool:  # type: ignore[override]
+        return not (self.tensor and self.causal)
+
+    @property
     def code(self) -> str:  # type: ignore[override]
         return f"{self.function}({self.where if self.causal else '{0}'})"
 
@@ -216,6 +232,8 @@ class RealRows(Ambient):
     name: ClassVar[str] = "real"
     rank: ClassVar[int] = 3
     atom: ClassVar[bool] = False
+    part: ClassVar[str | None] = "chosen_real({1})"
+    optional: ClassVar[bool] = True
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -237,6 +255,7 @@ class Sequences(Ambient):
     name: ClassVar[str] = "num_sequences"
     needs: ClassVar[tuple[str, ...]] = (TOKENS,)
     rank: ClassVar[int] = 4
+    part: ClassVar[str | None] = "{0}"
     code: ClassVar[str] = "{0}.shape[0]"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from moedsl.frozen import frozen
-from moedsl.ir.graph import TensorType, Unit
+from moedsl.ir.graph import RecordType, Unit, Value
 from moedsl.ir.ops_base import Op, Type
 from moedsl.ir.shapes import Axes, relabelled
 
@@ -33,16 +33,15 @@ class Stack(Op):
     """Layers in sequence under one attribute, numbered from 0: runs of (unit, count).
 
     The stream is the first input and the first output. Every layer takes the same further inputs (captured tensors,
-    then ambients: units of one stack agree on them). Output 1 + i is the list of the i-th taps of the layers, bottom
-    to top; a layer with fewer taps adds nothing to it.
+    then ambients: units of one stack agree on them). The outputs after the stream are lists of what layers hand up,
+    bottom to top: of each kind of record the first ones, the second ones, ...; see `lists_of`.
     """
 
     runs: tuple[tuple[Unit, int], ...]
     axes: Axes = ()
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        taps = max((len(unit.taps) for unit, _ in self.runs), default=0)
-        return (inputs[0], *(_listed(self.runs, i) for i in range(taps)))
+        return (inputs[0], *(tap.type for tap in handed_by(unit for unit, _ in self.runs)))
 
     def calls(self, place: str, path: str = "") -> Iterator[tuple[str, str, Unit]]:
         index = 0
@@ -54,7 +53,45 @@ class Stack(Op):
                 index += 1
 
 
-def _listed(runs: tuple[tuple[Unit, int], ...], index: int) -> Type:
-    first = next(unit.taps[index].type for unit, _ in runs if index < len(unit.taps))
-    assert not isinstance(first, TensorType)
-    return first
+def handed_by(units: Iterable[Unit]) -> list[Value]:
+    """A tap for each list that several layers fill: of each kind of record as many as the layer with most has."""
+    longest: dict[str, list[Value]] = {}
+    for unit in units:
+        for kind, taps in _by_kind(unit).items():
+            known = longest.get(kind, [])
+            longest[kind] = taps if len(taps) > len(known) else known
+    return [tap for kind in sorted(longest, key=_rank) for tap in longest[kind]]
+
+
+def lists_of(unit: Unit, handed: Sequence[Value]) -> list[int]:
+    """For each tap of a layer, the index of the list that it goes to, of those that `handed_by` gives."""
+    counts: dict[str, int] = {}
+    found = []
+    for tap in unit.taps:
+        kind = _kind(tap)
+        places = [index for index, other in enumerate(handed) if _kind(other) == kind]
+        found.append(places[counts.get(kind, 0)])
+        counts[kind] = counts.get(kind, 0) + 1
+    return found
+
+
+def tap_in(unit: Unit, handed: Sequence[Value], index: int) -> int | None:
+    """The tap of a layer that goes to a list, if there is one."""
+    lists = lists_of(unit, handed)
+    return lists.index(index) if index in lists else None
+
+
+def _by_kind(unit: Unit) -> dict[str, list[Value]]:
+    found: dict[str, list[Value]] = {}
+    for tap in unit.taps:
+        found.setdefault(_kind(tap), []).append(tap)
+    return found
+
+
+def _kind(tap: Value) -> str:
+    assert isinstance(tap.type, RecordType)
+    return tap.type.name
+
+
+def _rank(kind: str) -> tuple[bool, str]:
+    return kind != "Routing", kind

@@ -90,7 +90,8 @@ def relabelled(type_: Type, axes: dict[Dim, Dim]) -> Type:
 def same(left: Dim, right: Dim) -> bool:
     """Equal sizes; axes known only at run time are equal by letter."""
     if left.size is None or right.size is None:
-        return left.size is right.size and left.letter == right.letter
+        alike = left.letter == right.letter and left.part == right.part
+        return left.size is right.size and alike
     return left.size == right.size
 
 

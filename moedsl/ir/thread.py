@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from moedsl.ir.graph import Dim, Node, Unit, Value
 from moedsl.ir.ops import Ambient, CacheHandle, Call, MaskArgument, Past, Stack
 from moedsl.ir.ops_attention import PAST, TOKENS
 from moedsl.ir.ops_base import Op
+from moedsl.ir.ops_calls import handed_by
+from moedsl.ir.ops_depth import Part
 from moedsl.ir.shapes import MAIN, streams_in
 
 Wants = dict[Unit, dict[Op, Value]]
@@ -25,7 +27,7 @@ def thread(units: list[Unit]) -> None:
     for unit in units[:-1]:
         _take(unit, wants[unit], names)
     for unit in units:
-        _pass_down(unit, wants)
+        _pass_down(unit, wants, _parts(unit, wants, names))
     _make(root, wants[root], names)
     for unit in units:
         _hand_up(unit)
@@ -51,8 +53,19 @@ def _spread(calls: list[tuple[Unit, Node]], wants: Wants) -> bool:
         needed = dict.fromkeys(op for callee in called for op in wants[callee])
         for callee in called:
             _want(wants[callee], needed)
-        _want(wants[unit], [_around(node, op) for op in needed])
+        _want(wants[unit], [_asked(unit, node, op) for op in needed])
     return sum(map(len, wants.values())) > before
+
+
+def wanted_below(node: Node) -> Iterator[Ambient]:
+    """What the bodies under a node ask for along their `x`, before it is handed down."""
+    for _, _, unit in node.calls():
+        for op in unit.wants:
+            assert isinstance(op, Ambient)
+            if op.stream == MAIN:
+                yield op
+        for inner in unit.nodes:
+            yield from wanted_below(inner)
 
 
 def _want(wanted: dict[Op, Value], needed: Iterable[Op]) -> None:
@@ -67,6 +80,35 @@ def _around(node: Node, op: Op) -> Op:
     assert isinstance(node.op, Call | Stack) and isinstance(op, Ambient)
     axes = dict(node.op.axes)
     return replace(op, stream=axes[op.stream]) if op.stream in axes else op
+
+
+def _asked(unit: Unit, node: Node, op: Op) -> Op:
+    """What the caller is asked for: of a stream that the caller makes, what it is a part of."""
+    around = _around(node, op)
+    assert isinstance(around, Ambient)
+    return replace(around, stream=MAIN) if around.stream in unit.streams else around
+
+
+def _parts(unit: Unit, wants: Wants, names: dict[Op, str]) -> dict[Op, Value]:
+    """What is made in a unit for the streams that it makes, of what it is given for its `x`. Its nodes stand right
+    after what says who is in the stream."""
+    found: dict[Op, Value] = {}
+    for node in [node for node in unit.nodes if unit.streams and callees(node)]:
+        for op in (_around(node, inner) for inner in callees(node)[0].wants):
+            assert isinstance(op, Ambient)
+            if op.stream not in unit.streams or op in found:
+                continue
+            chosen, whole = unit.streams[op.stream], replace(op, stream=MAIN)
+            given = wants[unit][whole]
+            if op.part == "{0}":
+                found[op] = given
+                continue
+            part = Part(whole=whole, stream=op.stream)
+            found[op] = Value(f"own_{names[whole]}", op.infer()[0])
+            maker = next(n for n in unit.nodes if chosen in n.outputs)
+            made = Node(part, (given, chosen), (found[op],), span=maker.span)
+            unit.nodes.insert(unit.nodes.index(maker) + 1, made)
+    return found
 
 
 def _prefixes(root: Unit) -> dict[Dim, str]:
@@ -103,13 +145,11 @@ def _take(unit: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
         value.name = names[op]
 
 
-def _pass_down(unit: Unit, wants: Wants) -> None:
+def _pass_down(unit: Unit, wants: Wants, parts: dict[Op, Value]) -> None:
+    known = {**wants[unit], **parts}
     for node in unit.nodes:
         if called := callees(node):
-            node.inputs = (
-                *node.inputs,
-                *(wants[unit][_around(node, op)] for op in called[0].wants),
-            )
+            node.inputs = (*node.inputs, *(known[_around(node, op)] for op in called[0].wants))
 
 
 def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
@@ -163,7 +203,7 @@ def _hand_up(unit: Unit) -> None:
     for node in unit.nodes:
         taps.extend(value for value in node.outputs if value in own)
         if called := callees(node):
-            longest = max((c.taps for c in called), key=len)
+            longest = handed_by(called) if isinstance(node.op, Stack) else called[0].taps
             if longest and not node.outputs[0].name:
                 node.outputs[0].name = "y"
             single = isinstance(node.op, Call) and len(longest) == 1

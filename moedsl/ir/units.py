@@ -45,7 +45,7 @@ class Units:
         build = self.build
         streams = constructs()[recipe.construct].streams
         extras = [*zip(streams, more, strict=False), *(named or {}).items()]
-        inputs = [("x", x), *extras, *self._around([recipe])]
+        inputs = [("x", x), *extras, *self.around([recipe])]
         axes = local_axes(value for _, value in inputs)
         unit = self.unit(recipe, inputs, width, extra, axes)
         outputs = build.many(
@@ -64,12 +64,12 @@ class Units:
         """Layers in sequence: numbered under the name of the first."""
         build = self.build
         runs = list(_runs(layers))
-        around = self._around([term for term, _ in runs])
-        bound = self._bound(runs[0][0])
+        around = self.around([term for term, _ in runs])
+        bound = self.bound(runs[0][0])
         axes = local_axes([x, *(value for _, value in [*bound, *around])])
         found: list[tuple[Unit, int]] = []
         for term, count in runs:
-            own = bound if term is runs[0][0] else self._bound(term)
+            own = bound if term is runs[0][0] else self.bound(term)
             unit = self.unit(term, [("x", x), *own, *around], None, None, axes)
             self._keeps_stream(unit, x, term, axes)
             if found and found[-1][0] is unit:
@@ -131,13 +131,13 @@ class Units:
 
     # --- what goes in ---------------------------------------------------------------------------
 
-    def _bound(self, term: Term) -> Inputs:
+    def bound(self, term: Term) -> Inputs:
         """Tensors given to a block's parameters."""
         if not isinstance(term, terms.Recipe):
             return []
         return [(name, self.build.evaluate(value)) for name, value in term.bound]
 
-    def _around(self, bodies: list[Term]) -> Inputs:
+    def around(self, bodies: list[Term]) -> Inputs:
         """Tensors of the body around that inner bodies mention: they are handed in by name."""
         scope = self.build.scope
         found = [self.names.of(body) for body in bodies]

@@ -330,6 +330,8 @@ def _recipe(
     if isinstance(term, terms.Flow) and flows:
         stages = [_recipe(run, slot, kinds, stage, span) for stage in term.stages]
         return None if None in stages else term
+    if isinstance(term, terms.Copies) and flows and kinds == ("block",):  # layers in sequence
+        return None if _recipe(run, slot, kinds, term.recipe, span, flows) is None else term
     if not isinstance(term, terms.Recipe):
         misfits.wrong_type(run.sink, slot.what, wanted, term, span)
         return None

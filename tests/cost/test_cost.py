@@ -66,5 +66,5 @@ def test_rows_on_average_count_as_fractions() -> None:
     b.unit.outputs = [b.add(hand.Call(unit=hand.mixture(sizes, d)), x, place="sparse")]
     found = cost(hand.graph(b.unit))
     bank = 3 * 64 * 64 * 4
-    assert found.layers[-1].sum.active == bank // 32 + 64 * 4
+    assert found.layers[-1].sum.active == (bank // 4 + 64 * 4) // 8
     assert found.layers[-1].picks == Fraction(1, 8)

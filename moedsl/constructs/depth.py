@@ -1,0 +1,97 @@
+"""Blocks that serve some of the tokens, once or several times, and the rules that say which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moedsl.constructs.declare import Construct, Expression, Number, RecipeOf, Words
+from moedsl.ir import depth
+
+if TYPE_CHECKING:
+    from moedsl.ir.build import Builder
+    from moedsl.ir.graph import Value
+
+_SCORE = "one number for each token, by which tokens are ranked"
+_GATE = "what the block adds is multiplied by it"
+_LOOKAHEAD = Words(
+    "refused",
+    choices=("refused", "allowed"),
+    doc="whether what a token gets may depend on tokens after it where these are to be predicted",
+)
+_TEACHES = "what the cross-entropy of its logit with who is served is worth"
+
+
+class Predicted(Construct):
+    """A recipe of its own tells from a token alone whether it will be served: where its one number is above 0.
+
+    It learns that from who is served in training, by a cross-entropy that moves nothing else: neither the block nor
+    what comes before it.
+    """
+
+    kind = "rule"
+    source = "Raposo et al., 2024, section 3.5"
+    body = RecipeOf(positional=True, flows=True, doc="gives one number for each token")
+    membership = Number("1", low=0, exclusive_low=True, doc=_TEACHES)
+
+
+class Above(Construct):
+    """The tokens whose sigmoid(score) is above a threshold, each decided by itself, however many they are.
+
+    Where others rank tokens in training, `membership` pulls the scores of those served above 0 and the others below:
+    it moves the router, and what comes before it.
+    """
+
+    kind = "rule"
+    source = "Raposo et al., 2024, section 3.5; Bae et al., 2025, section 2.2"
+    share = Number(
+        "50%",
+        low=0,
+        high=1,
+        exclusive_low=True,
+        positional=True,
+        doc="the threshold of the sigmoid of the score",
+    )
+    membership = Number(
+        "none", low=0, exclusive_low=True, words=("none",), doc=_TEACHES + "; `none`: not at all"
+    )
+
+    def check(self, at: Any, sink: Any) -> None:
+        if self.share == 1:
+            sink.error(
+                "E0206",
+                "no sigmoid is above 100%, so no token would be served",
+                at.origin("share"),
+                help="write a share below it: `above(50%)`",
+            )
+
+
+class Routed(Construct):
+    """A block that serves some of the tokens; the others pass it by, unchanged.
+
+    The tokens that `select` chooses go through the block among themselves, in their order and with their positions in
+    the whole sequence: queries, keys and values are theirs alone. What the block adds to a token is multiplied by its
+    `gate`, by default the score as it is. A share is one of each sequence's real tokens, rounded up: padding is never
+    chosen.
+
+    Ranking a sequence looks ahead, so a model that predicts tokens says what decides when decoding:
+    `select = phase(train = top(12.5%), decode = predicted(mlp(192)))`. With a cache, keys and values of all tokens are
+    kept, and those of tokens that were not served are hidden.
+    """
+
+    kind = "block"
+    unit = True
+    whole = True
+    source = "Raposo et al., 2024, sections 3.3 to 3.5"
+    causality: ClassVar[str] = "decodes"
+    body = RecipeOf(
+        kinds=("block",), positional=True, flows=True, doc="the block, or blocks in sequence"
+    )
+    score = Expression("linear", sees=("x",), bare=True, doc=_SCORE)
+    gate = Expression("score", sees=("x", "score"), doc=_GATE)
+    select = RecipeOf(
+        kinds=("rank", "rule"), doc="whom it serves: `top(12.5%)`, `top(256)`, `above(50%)`"
+    )
+    lookahead = _LOOKAHEAD
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return depth.lower_routed(build, self, x)
