@@ -122,7 +122,7 @@ def plan_runtime(graph: Graph, header: str, once: bool = False) -> RuntimeView:
 
 
 def _is_language_model(graph: Graph) -> bool:
-    """Does it take tokens and give logits over them, causally?"""
+    """Does it take tokens and give logits over them, causally when decoding?"""
     named = [v.name for v in graph.root.outputs] == ["logits"]
     return named and causality(graph).kind in ("causal", "decodes")
 
