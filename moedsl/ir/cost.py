@@ -161,7 +161,8 @@ class _Counter:
                 continue
             experts = parameter.shape[0] if parameter.bank else experts
             bank = parameter.shape[0] if parameter.bank else 0
-            share = _share(node, density, bank) if bank else min(ONE, density)
+            met = ONE if _per_sequence(types) else min(ONE, density)
+            share = _share(node, density, bank) if bank else met
             counted += Sum(
                 total=parameter.size,
                 active=int(parameter.size * share),
@@ -178,6 +179,12 @@ class _Counter:
         return Line(
             node.path or node.place, "", type(node.op).__name__.lower(), counted, experts, picks
         )
+
+
+def _per_sequence(types: list) -> bool:
+    """Does it work once for a sequence? Then each of its tokens counts as meeting all of it."""
+    dims = types[0].dims if types and isinstance(types[0], TensorType) else ()
+    return bool(dims) and dims[0].letter == "B" and not any(dim.stream for dim in dims)
 
 
 def _known_length(type_: object) -> int | None:

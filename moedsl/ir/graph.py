@@ -53,7 +53,7 @@ class Dim:
     stream: bool = False
     mean: Fraction | None = None
     segment: int = 0
-    part: int = 0
+    part: int = field(default=0, repr=False)
     meaning: str = field(default="", compare=False, repr=False)
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
 

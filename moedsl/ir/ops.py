@@ -268,7 +268,6 @@ __all__ = [
     "Sequences",
     "Serve",
     "Served",
-    "SharedDistances",
     "Shares",
     "SlotRows",
     "Slots",

@@ -11,7 +11,7 @@ from moedsl.ir.walk import recipes
 from tests.packages import ROOT, source
 
 TABLES, PAGE = ROOT / "docs" / "systems", ROOT / "docs" / "systems.md"
-KINDS = ("router", "select", "loss", "noise", "correction", "capacity", "moe", "attention", "input")
+KINDS = ("router", "select", "loss", "noise", "correction", "capacity", "moe", "attention", "input", "block", "rule")
 HEAD = """# Systems
 
 Published mixture-of-experts systems as specs, each held against an implementation that is not ours, or against its
@@ -38,7 +38,7 @@ def constructs(name: str) -> list[str]:
 
     model = moedsl.pipeline.check(source(name)).model
     known = registry()
-    found = {recipe.construct for recipe in recipes(model)}
+    found = {recipe.construct for recipe in recipes(model)} - {"block"}
     return sorted(each for each in found if known[each].kind in KINDS and each not in PLAIN)
 
 

@@ -71,7 +71,7 @@ def best_number(score_BT1: Tensor, number: int, among_BT: Tensor | None) -> Chos
 def ranked(
     score_BT1: Tensor, count: int, asked_B1: Tensor | None, among_BT: Tensor | None
 ) -> Chosen:
-    """The `count` tokens of highest score, or as many of them as a sequence asks for."""
+    """The `count` tokens of highest score, or as many as a sequence asks for."""
     score_BT = score_BT1.detach().squeeze(-1)
     if among_BT is not None:
         score_BT = score_BT.masked_fill(~among_BT, -torch.inf)
@@ -171,7 +171,7 @@ def chosen_mask(mask: Tensor | None, chosen: Chosen) -> Tensor | None:
 
 
 def chosen_padding(chosen: Chosen) -> Tensor | None:
-    """The same where each sees all the others, [B, 1, 1, A]; None where all are served."""
+    """The same where each sees all others, [B, 1, 1, A]; None where all are served."""
     if chosen.here_BA is None:
         return None
     here_BA = chosen.here_BA
