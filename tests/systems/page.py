@@ -11,7 +11,19 @@ from moedsl.ir.walk import recipes
 from tests.packages import ROOT, source
 
 TABLES, PAGE = ROOT / "docs" / "systems", ROOT / "docs" / "systems.md"
-KINDS = ("router", "select", "loss", "noise", "correction", "capacity", "moe", "attention", "input", "block", "rule")
+KINDS = (
+    "router",
+    "select",
+    "loss",
+    "noise",
+    "correction",
+    "capacity",
+    "moe",
+    "attention",
+    "input",
+    "block",
+    "rule",
+)
 HEAD = """# Systems
 
 Published mixture-of-experts systems as specs, each held against an implementation that is not ours, or against its
