@@ -207,13 +207,37 @@ def _init_weights(graph: Graph) -> Method:
 
 
 def _states(graph: Graph) -> list[str]:
-    """Numbers that a rule moves start where they were made, also where they had no memory then."""
-    values = {name: parameter.value for name, parameter in named_parameters(graph, buffers=True)}
+    """Numbers that a rule moves start where they were made, also where they had no memory then; modules that fill their
+    buffers by a rule of their own do so."""
+    buffers = named_parameters(graph, buffers=True)
+    values = {name: parameter.value for name, parameter in buffers if parameter.init != "own"}
+    lines = _started(graph) if len(values) < len(buffers) else []
+    return [*_filled(values, bool(lines)), *lines]
+
+
+def _started(graph: Graph) -> list[str]:
+    """Modules of the library that fill their own buffers."""
+    found = dict.fromkeys(
+        node.op.module().partition("(")[0]
+        for unit in graph.units
+        for node in unit.nodes
+        if any(parameter.init == "own" for parameter in node.op.parameters())
+    )
+    kinds = " | ".join(sorted(found))
+    return [
+        "for module in self.modules():",
+        STEP + f"if isinstance(module, {kinds}):",
+        STEP * 2 + "module.start()",
+    ]
+
+
+def _filled(values: dict[str, float], others: bool) -> list[str]:
+    """`others`: there are buffers beside these."""
     found = sorted(set(values.values()))
     if not found:
         return []
     lines = ["for name, state in self.named_buffers():"]
-    if len(found) == 1:
+    if len(found) == 1 and not others:
         return ["for state in self.buffers():", STEP + f"state.fill_({found[0]!r})"]
     for index, value in enumerate(found):
         ends = endings({n: ("", v) for n, v in values.items()}, ("", value))

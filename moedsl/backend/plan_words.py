@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from moedsl.backend.header import docstring_text
 from moedsl.backend.plan_lines import WIDTH, fits, prose
 from moedsl.ir.graph import Dim, Graph, RecordType, TensorType, Unit
+from moedsl.ir.ops import TableRows
 from moedsl.ir.shapes import MAIN, streams_in
 from moedsl.ir.walk import walk
 from moedsl.model import terms
@@ -62,6 +63,8 @@ def _nature(unit: Unit) -> str:
         case "attention":
             return _attention(settings)
         case "router" if found := chosen_of(unit):
+            if any(isinstance(node.op, TableRows) for node in unit.nodes):
+                return f"Looks up {kept_text(found[0])} of {found[1]} experts for each row."
             return f"Scores {found[1]} experts for each row and keeps {kept_text(found[0])}."
         case "moe" if found := chosen_of(unit):
             return f"A mixture of {found[1]} experts; each row goes to {kept_text(found[0])}."

@@ -179,6 +179,13 @@ class PlaceOf(Setting):
         return term
 
 
+@frozen(kw_only=True, hash_once=True)
+class TensorOf(Setting):
+    """A tensor of the body around, by name or as an expression: `by = task`."""
+
+    type: ClassVar[str] = "tensor"
+
+
 @frozen(kw_only=True)
 class Declared(Setting):
     """The name of something that the model declares with the word `by` (a stage)."""

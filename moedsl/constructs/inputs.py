@@ -25,6 +25,10 @@ class Input(Construct):
         raise NotImplementedError(self.name)
 
 
+def _below(build: Builder, ids: Ids | Label) -> Dim:
+    return build.dim(ids.size, ids.recipe.origin("size"))
+
+
 class Ids(Input):
     """Token numbers: a tensor of whole numbers below `size`, one per position.
 
@@ -37,7 +41,7 @@ class Ids(Input):
     size = Number(low=1, whole=True, positional=True, doc="how many different numbers there are")
 
     def tensor(self, build: Builder, positions: Dim) -> TensorType:
-        return TensorType((BATCH, positions), "int")
+        return TensorType((BATCH, positions), "int", _below(build, self))
 
 
 class Label(Input):
@@ -51,7 +55,7 @@ class Label(Input):
     )
 
     def tensor(self, build: Builder, positions: Dim) -> TensorType:
-        return TensorType((BATCH,), "int")
+        return TensorType((BATCH,), "int", _below(build, self))
 
 
 class Vector(Input):

@@ -33,7 +33,12 @@ class Router(Construct):
     kind = "router"
     unit = True
     whole = True
-    score = Expression("linear", sees=("x",), bare=True, doc="logits, one per choice")
+    score = Expression(
+        "linear",
+        sees=("x",),
+        bare=True,
+        doc="logits, one per choice; a number is that of every choice, where nothing scores",
+    )
     gate = Expression(
         "score",
         sees=("x", "score"),
@@ -83,7 +88,9 @@ class Router(Construct):
         doc="whether what a token gets may depend on tokens after it where these are to be predicted",
     )
     weigh = Expression(
-        "gate", sees=("x", "score", "gate", "choose"), doc="weights, over what was kept"
+        "gate",
+        sees=("x", "score", "gate", "choose"),
+        doc="weights, over what was kept; a number is that of every pick",
     )
 
     loss = Listed(

@@ -11,7 +11,7 @@ from moedsl.diagnostics.model import Label
 from moedsl.ir import arranging
 from moedsl.ir.graph import Dim, RecordType, Value
 from moedsl.ir.kinds import common_kinds
-from moedsl.ir.walk import fits_width
+from moedsl.ir.walk import takes_choices
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -99,7 +99,7 @@ def applied(build: Builder, router: terms.Recipe, x: Value, named: dict[str, Val
     mixtures = build.frame.mixtures
     sizes = [_choices(build, one) for one in mixtures]
     other = next((size for size in sizes if size.size != sizes[0].size), None)
-    asked = bool(sizes) and fits_width(router.setting("score"))
+    asked = bool(sizes) and takes_choices(router.setting("score"))
     if asked and other is not None:
         build.mismatch(
             "E0406",

@@ -67,8 +67,11 @@ class Dim:
 
 @frozen(hash_once=True)
 class TensorType:
+    """`below`: of ids, how many different ones there are, where that is known."""
+
     dims: tuple[Dim, ...]
     dtype: str = "float"  # float (the model's) | float32 | int | bool
+    below: Dim | None = None
 
     @property
     def letters(self) -> str:
@@ -100,8 +103,8 @@ class Value:
 class Parameter:
     """A weight as the spec speaks of it. `name` is "weight", "bias", or "" where the place has just one.
 
-    `shape` counts the bank's axis first (experts) where there is one. `init`: normal | zeros | ones | constant;
-    `std`/`value` belong to it. A buffer has `trainable` False and `buffer` True.
+    `shape` counts the bank's axis first (experts) where there is one. `init`: normal | zeros | ones | constant, to
+    which `value` belongs, or `own`: what its module does at `start`. A buffer has `trainable` False and `buffer` True.
     """
 
     name: str

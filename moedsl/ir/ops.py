@@ -11,6 +11,7 @@ ops_routing     selection, dispatch, combine, the fused route
 ops_capacity    room for routed rows, and who gets it
 ops_arranging   parts of rows and rows of heads, before and after experts
 ops_depth       blocks that serve some of the tokens
+ops_keyed       selections by what a row is, whatever it scores
 ops_losses      losses over routings
 ops_noise       what is drawn anew in each forward
 ops_states      numbers that a rule moves
@@ -76,6 +77,7 @@ from moedsl.ir.ops_depth import (
     Served,
     TakeChosen,
 )
+from moedsl.ir.ops_keyed import ByPhase, EveryRow, OnePick, TableRows
 from moedsl.ir.ops_losses import Balance, Listing, LossTerm, Penalty, ZLoss
 from moedsl.ir.ops_noise import Noise
 from moedsl.ir.ops_pointwise import (
@@ -84,6 +86,7 @@ from moedsl.ir.ops_pointwise import (
     Clip,
     Combination,
     Dropout,
+    Full,
     Normalize,
     Pointwise,
     Scale,
@@ -175,6 +178,7 @@ __all__ = [
     "AttentionMask",
     "Balance",
     "Buckets",
+    "ByPhase",
     "CacheHandle",
     "Call",
     "CappedChoice",
@@ -196,6 +200,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "EveryPosition",
+    "EveryRow",
     "ExpertChoice",
     "Field",
     "FillPrefix",
@@ -203,6 +208,7 @@ __all__ = [
     "FillSlots",
     "FirstToken",
     "FromSegments",
+    "Full",
     "Further",
     "Gates",
     "Gather",
@@ -234,6 +240,7 @@ __all__ = [
     "NormalizeAmong",
     "NumberByHead",
     "OneHead",
+    "OnePick",
     "Op",
     "OwnDistances",
     "Part",
@@ -279,6 +286,7 @@ __all__ = [
     "StackRows",
     "StateOp",
     "Statistic",
+    "TableRows",
     "TakeChosen",
     "Temper",
     "Temperature",

@@ -93,6 +93,25 @@ class Zeros(Op):
 
 
 @frozen(kw_only=True)
+class Full(Op):
+    """One number everywhere: [N, `last`] beside the rows of the input, or (`like`) in the shape of the second input."""
+
+    value: float
+    last: Dim
+    like: bool = False
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        shape = "{1}.shape" if self.like else f"({{0}}.shape[0], {self.last.size})"
+        return f"{{0}}.new_full({shape}, {float(self.value)!r})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((*x.dims[:-1], self.last), x.dtype),)
+
+
+@frozen(kw_only=True)
 class Cast(Op):
     """To float32 or wider, or back to the precision of the second input."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from moedsl.frozen import frozen
@@ -90,7 +91,7 @@ class Rows(Op):
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         x = dims_of(inputs[0])
-        return (TensorType((self.rows, *x.dims[2:]), x.dtype),)
+        return (replace(x, dims=(self.rows, *x.dims[2:])),)
 
 
 @frozen(kw_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
-from moedsl.ir import arranging, capacity, ops, soft
+from moedsl.ir import arranging, capacity, keyed, ops, soft
 from moedsl.ir.graph import Dim, Node, TensorType, Value
 from moedsl.ir.kinds import Choices
-from moedsl.ir.shapes import is_ids, is_sequence, rows_of, spell
-from moedsl.ir.walk import fits_width, tensors_in
+from moedsl.ir.shapes import MAIN, is_ids, rows_of, spell, stream_of
+from moedsl.ir.walk import takes_choices, tensors_in
 from moedsl.model import terms
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ def lower_router(
     wanted = wanted or build.wanted
     build.frame.kinds = wanted.kinds
     choices = build.width
-    if choices is None and fits_width(router.score):
+    if choices is None and takes_choices(router.score):
         return _without_choices(build, router, x)
     _by_rows(build)
     x = build.scope["x"]
     heads = wanted.heads
     width = choices if heads is None or choices is None else build.flat("E", heads, choices)
-    logits = all_logits = build.named(build.role("score", router.score, x, width), "score")
+    logits = all_logits = build.named(_score(build, router, x, width), "score")
     choices = choices or build.last(logits)
     if heads is not None:
         _is_choices(build, "score", router.score, logits, build.flat("E", heads, choices))
@@ -95,6 +95,12 @@ def lower_router(
     return build.op(op, picks.expert, picks.weight, picks.logits, *parts, name="routing")
 
 
+def _score(build: Builder, router: Router, x: Value, width: Dim | None) -> Value:
+    if isinstance(router.score, terms.Number) and width is not None:
+        return _wide(build, build.op(ops.Full(value=router.score.value, last=width), x))
+    return build.role("score", router.score, x, width)
+
+
 def _of_all_heads(build: Builder, picks: Picks, logits: Value, heads: Dim) -> Picks:
     """The picks of all heads of a token as its own, among the choices of all heads."""
     return Picks(
@@ -108,7 +114,7 @@ def _of_all_heads(build: Builder, picks: Picks, logits: Value, heads: Dim) -> Pi
 def _select(build: Builder, router: Router) -> Value:
     """The picks, [N, K]: whole numbers below the number of choices, or equal to it where a pick is absent."""
     with build.at("select", build.hint(None), "select"), build.body(x=build.scope["choose"]):
-        expert = build.evaluate(router.select)
+        expert = keyed.by_phase(build, router.select)
         said = {name: build.scope[name] for name in SAID if name in build.scope}
     for name, value in said.items():
         build.bind(name, value)
@@ -151,8 +157,10 @@ def _no_room_by_head(build: Builder, router: Router, heads: Dim) -> None:
 
 def _by_rows(build: Builder) -> None:
     """Each token is a row to decide on, in all that the router reads."""
+    own = stream_of(build.scope["x"]) or MAIN
     for name, value in build.scope.items():
-        if is_sequence(value):
+        stream = stream_of(value)
+        if stream is not None and stream.letter == own.letter:
             build.bind(name, build.op(ops.Rows(rows=rows_of(value)), value, name=name))
 
 
@@ -221,8 +229,12 @@ def _weigh(
         for name in ("score", "gate", "choose")
         if name in mentioned and asked not in build.bad
     }
-    with build.body(**kept):
-        weight = build.role("weigh", router.weigh, x, choices, name="weight")
+    if isinstance(router.weigh, terms.Number):
+        one = ops.Full(value=router.weigh.value, last=build.last(asked), like=True)
+        weight = build.op(one, build.scope["score"], asked, name="weight")
+    else:
+        with build.body(**kept):
+            weight = build.role("weigh", router.weigh, x, choices, name="weight")
     _is_kept(build, router, weight, asked)
     if build.last(expert).loose and weight not in build.bad:
         weight = build.op(ops.WithoutAbsent(choices=choices), weight, expert, name="weight")

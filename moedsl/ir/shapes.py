@@ -84,7 +84,7 @@ def relabelled(type_: Type, axes: dict[Dim, Dim]) -> Type:
     dims = tuple(axes.get(dim, dim) for dim in type_.dims)
     if isinstance(type_, RecordType):
         return RecordType(type_.name, dims)
-    return TensorType(dims, type_.dtype)
+    return replace(type_, dims=dims)
 
 
 def same(left: Dim, right: Dim) -> bool:

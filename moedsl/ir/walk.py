@@ -62,6 +62,11 @@ def fits_width(term: Term) -> bool:
     return False
 
 
+def takes_choices(score: Term) -> bool:
+    """Does a router's score need to know how many choices there are?"""
+    return isinstance(score, terms.Number) or fits_width(score)
+
+
 def _experts(recipe: terms.Recipe) -> Iterator[Term]:
     """What a mixture chooses among gives its width."""
     for name, bank in recipe.settings:

@@ -15,6 +15,7 @@ from moedsl.constructs.declare import (
     PlaceOf,
     RecipeOf,
     Setting,
+    TensorOf,
     Words,
 )
 from moedsl.frozen import frozen
@@ -235,6 +236,11 @@ def fit(run: Run, slot: Slot, term: terms.Term, span: Span) -> Some:
             return _recipe(run, slot, kinds, term, span)
         case Listed() as listed:
             return _list_item(run, slot, listed, term, span)
+        case TensorOf() if terms.type_of(term) != "tensor":
+            misfits.wrong_type(
+                run.sink, slot.what, "a tensor", term, span, help="name an input or a `let`"
+            )
+            return None
     return term
 
 
