@@ -99,7 +99,8 @@ def correctness(folder: Path, device: str) -> Iterator[tuple[str, Callable]]:
     for name in bench_routing.MODELS:
         yield f"{name} layer", lambda n=name: layer(folder, n, device)
         yield f"{name} large", lambda n=name: large(folder, n, device)
-    yield "dispatch", lambda: agree.check_dispatch(packages(folder)[0], device)
+    for package in agree.kinds_of_picks(packages(folder)):
+        yield f"{package.name} dispatch", lambda p=package: agree.check_dispatch(p, device)
     for dtype in DTYPES:
         for package in packages(folder):
             yield f"{package.name} {dtype}", lambda p=package, t=dtype: agree.check(p, t, device)

@@ -32,6 +32,12 @@ def load(package: Path) -> tuple[dict, ModuleType, ModuleType]:
     return view, kernels, importlib.import_module(f"{package.name}.reference")
 
 
+def kinds_of_picks(packages: list[Path]) -> list[Path]:
+    """One package for each way in which picks can be absent: each has a dispatch of its own."""
+    views = {path: json.loads((path / "view.json").read_text()) for path in packages}
+    return list({(v["loose"], v["bounded"]): path for path, v in views.items()}.values())
+
+
 def statistics(view: dict) -> list[str]:
     asked = {name for route in view["routes"] for name in route["statistics"]} | {
         *(view["steps"] or ())

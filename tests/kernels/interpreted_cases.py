@@ -16,13 +16,6 @@ PACKAGES = sorted(path.parent for path in FOLDER.glob("*/view.json"))
 MIXTRAL = FOLDER / "moedsl_mixtral"
 
 
-def kinds_of_picks() -> list[Path]:
-    """One package for each way in which picks can be absent."""
-    views = {package: agree.load(package)[0] for package in PACKAGES}
-    kinds = {(view["loose"], view["bounded"]): package for package, view in views.items()}
-    return list(kinds.values())
-
-
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_agrees(package: Path, dtype: torch.dtype) -> None:
@@ -31,7 +24,7 @@ def test_agrees(package: Path, dtype: torch.dtype) -> None:
     agree.check(package, dtype, "cpu")
 
 
-@pytest.mark.parametrize("package", kinds_of_picks(), ids=lambda path: path.name)
+@pytest.mark.parametrize("package", agree.kinds_of_picks(PACKAGES), ids=lambda path: path.name)
 def test_dispatch(package: Path) -> None:
     agree.check_dispatch(package, "cpu")
 
