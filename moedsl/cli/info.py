@@ -18,6 +18,13 @@ from moedsl.cli import options
     show_default=True,
     help="Context that attention runs over.",
 )
+@click.option(
+    "--stream",
+    "streams",
+    multiple=True,
+    metavar="NAME=TOKENS",
+    help="Length of another input's stream, as in --stream source=512. [default: as --tokens]",
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
 def info(
     spec: Path,
@@ -25,6 +32,7 @@ def info(
     target: str,
     root: Path | None,
     tokens: int,
+    streams: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Show what SPEC is made of, per layer and in total."""
@@ -36,7 +44,10 @@ def info(
     from moedsl.rewrites import rewrite
 
     result = require(pipeline.check, spec, root, settings, target)
-    table = info_table(result.graph, tokens)
+    table = info_table(result.graph, tokens, _lengths(streams))
+    if unknown := set(_lengths(streams)) - {name for name, _ in table.lengths}:
+        known = ", ".join(name for name, _ in table.lengths) or "none"
+        raise click.BadParameter(f"no stream `{unknown.pop()}` beside the main one: {known}")
     notes = routers(rewrite(result.graph), tokens)
     verdict = str(causality(result.graph))
     if as_json:
@@ -48,3 +59,13 @@ def info(
     from moedsl.cli.tables import print_info
 
     print_info(table, notes, verdict)
+
+
+def _lengths(streams: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in streams:
+        name, _, number = text.partition("=")
+        if not number.isdigit() or int(number) < 1:
+            raise click.BadParameter(f"`{text}` is not a name and a number: --stream source=512")
+        found[name] = int(number)
+    return found

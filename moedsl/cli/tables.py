@@ -49,10 +49,12 @@ def print_info(info: Info, routers: tuple[RouterNote, ...] = (), causality: str 
     for row in info.rows:
         _add(table, row, 0)
     table.add_section()
+    for name, counts in info.stacks:
+        table.add_row(f"all of {name}", "", "", "", *_cells(counts))
     table.add_row("total", "", "", "", *_cells(total), style="bold")
     console().print(table)
     console().print(
-        f"FLOPs: one token at a context of {info.tokens:,}, forward; training: forward and backward. "
+        f"FLOPs: {_context(info)}, forward; training: forward and backward. "
         "Weights and KV cache in bfloat16. Rows with a range give one layer of it.",
         style="dim",
     )
@@ -60,6 +62,13 @@ def print_info(info: Info, routers: tuple[RouterNote, ...] = (), causality: str 
         console().print(line, style="dim")
     if causality not in ("", "causal", "nothing to decode"):
         console().print(f"Predictions: {causality}.", style="dim")
+
+
+def _context(info: Info) -> str:
+    if not info.lengths:
+        return f"one token at a context of {info.tokens:,}"
+    others = ", ".join(f"{length:,} of {name}" for name, length in info.lengths)
+    return f"one token of each stream at a context of {info.tokens:,}, beside {others}"
 
 
 def _headline(info: Info) -> str:

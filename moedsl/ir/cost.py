@@ -9,7 +9,8 @@ How things are counted:
 - FLOPs: multiply-adds as two, matrix products only, for one token, as `torch.utils.flop_counter` counts them.
   Attention over a context of `tokens` is the whole square that the products compute, masked or not.
 - training FLOPs: three times forward, since backward makes two products of the same size for each one of forward.
-- bytes: bfloat16, for weights and for what a decoding cache keeps of each token.
+- bytes: bfloat16, for weights and for what a decoding cache keeps of each token. Where one stream is read across, what
+  is kept of a token of it (keys and values in each layer) counts too: one token of each stream is counted.
 
 Costs are summed per unit and per density of rows, not per layer: a hundred equal layers are one sum.
 """
@@ -19,9 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import field
 from fractions import Fraction
+from typing import Any
 
 from moedsl.frozen import frozen, record
-from moedsl.ir.graph import Graph, Node, TensorType, Unit, Value
+from moedsl.ir.graph import Dim, Graph, Node, TensorType, Unit, Value
+from moedsl.ir.shapes import MAIN, STREAMS, streams_in
 
 BYTES = 2  # bfloat16
 TRAINING = 3  # forward, and twice that backward
@@ -78,13 +81,19 @@ class Cost:
     tokens: int
     layers: tuple[Line, ...]
     total: Sum
+    lengths: tuple[tuple[str, int], ...] = ()  # of the streams beside the main one
 
 
-def cost(graph: Graph, tokens: int = 1) -> Cost:
-    """Count `graph`, with a context of `tokens` for what depends on it (attention)."""
-    counter = _Counter(tokens)
+def cost(graph: Graph, tokens: int = 1, lengths: dict[str, int] | None = None) -> Cost:
+    """Count `graph`, with a context of `tokens` for what depends on it (attention); further streams are as long as
+    `lengths` says by the name of their input, or as the main one. What is counted is one token of each stream."""
+    named = {dim: v.name for v in graph.root.inputs for dim in streams_in(v.type)}
+    given = lengths or {}
+    streams = {dim: given.get(named.get(dim, ""), tokens) for dim in STREAMS} | {MAIN: tokens}
+    counter = _Counter(streams)
     layers, _ = counter.walk(graph.root, ())
-    return Cost(graph.name, tokens, layers, sum((line.sum for line in layers), Sum()))
+    beside = tuple((name, streams[dim]) for dim, name in named.items() if dim in STREAMS[1:])
+    return Cost(graph.name, tokens, layers, sum((line.sum for line in layers), Sum()), beside)
 
 
 Rows = tuple[Fraction, ...]
@@ -92,14 +101,19 @@ Rows = tuple[Fraction, ...]
 
 @record
 class _Counter:
-    """Walks units. Rows: how many rows of a value there are per token of the model."""
+    """Walks units. Rows: how many rows of a value there are per token of the model. `lengths`: how many tokens the
+    streams have, as the unit at hand calls them."""
 
-    tokens: int
-    memo: dict[tuple[Unit, Rows], tuple[tuple[Line, ...], Rows]] = field(default_factory=dict)
+    lengths: dict[Dim, int]
+    memo: dict[Any, tuple[tuple[Line, ...], Rows]] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return self.lengths[MAIN]
 
     def walk(self, unit: Unit, rows: Rows) -> tuple[tuple[Line, ...], Rows]:
         """The unit's lines, and the rows of its outputs and taps."""
-        key = (unit, rows)
+        key = (unit, rows, tuple(self.lengths.values()))
         if key not in self.memo:
             density: dict[Value, Fraction] = dict(
                 zip([*unit.inputs, *unit.ambients], rows, strict=False)
@@ -115,17 +129,27 @@ class _Counter:
         units = list(node.calls())
         if units:
             results: Rows = ()
+            around, axes = self.lengths, dict(getattr(node.op, "axes", ()))
+            self.lengths = {dim: around[axes.get(dim, dim)] for dim in around}
             for path, module, unit in units:
                 lines, results = self.walk(unit, rows)
                 yield _line(path, unit, lines, owned=module not in seen)
                 seen.add(module)
                 rows = (*results[:1], *rows[1:])  # a stack hands its stream from layer to layer
+            self.lengths = around
         else:
             yield self._weights(node, rows, owned=node.place not in seen)
             results = (self._after(node, rows),) * len(node.outputs)
         if node.place:
             seen.add(node.place)
         density.update(zip(node.outputs, results, strict=False))
+
+    def _looked_at(self, node: Node, types: list) -> int:
+        """How many positions there are to look at, in the stream of the keys."""
+        mask = getattr(node.op, "mask", None)
+        if mask is None or mask.main:
+            return self._context(types)
+        return self.lengths.get(mask.stream) or self._context(types)
 
     def _context(self, types: list) -> int:
         """How many positions there are to look at: all of a stream of known length, else what was asked for."""
@@ -152,7 +176,8 @@ class _Counter:
         types = [v.type for v in node.inputs]
         density = rows[0] if rows else ONE
         seen = min(ONE, rows[_looks(node)]) if rows else ONE
-        flops = node.op.flops(*types) + seen * self._context(types) * _per_position(node, types)
+        looked_at = self._looked_at(node, types)
+        flops = node.op.flops(*types) + seen * looked_at * _per_position(node, types)
         flops += getattr(node.op, "flops_per_merge", 0) // self._group(types)
         counted = Sum(flops=int(flops * density), cache_bytes=BYTES * _cached(node, types))
         experts = 0

@@ -44,18 +44,22 @@ class Row:
 
 @frozen(kw_only=True)
 class Info:
-    """A model in numbers. `flops` are for one token at a context of `tokens`."""
+    """A model in numbers. `flops` are for one token (of each stream) at a context of `tokens`, other streams being as
+    long as `lengths` says. `stacks`: all layers of each stack, where there are several."""
 
     name: str
     tokens: int
     total: Counts
     rows: tuple[Row, ...]
+    lengths: tuple[tuple[str, int], ...] = ()
+    stacks: tuple[tuple[str, Counts], ...] = ()
 
     def json(self) -> dict[str, Any]:
         """`parameters` and `flops` for who reads numbers, `layers` for who reads tables."""
         return {
             "name": self.name,
             "tokens": self.tokens,
+            **({"lengths": dict(self.lengths)} if self.lengths else {}),
             "parameters": {
                 "total": self.total.total,
                 "active": self.total.active,
@@ -64,17 +68,29 @@ class Info:
             "flops": {"forward": self.total.flops, "training": self.total.training_flops},
             "bytes": {"weights": self.total.weight_bytes, "cache": self.total.cache_bytes},
             "layers": [asdict(row) for row in self.rows],
+            **({"stacks": {name: asdict(c) for name, c in self.stacks}} if self.stacks else {}),
         }
 
 
-def info_table(graph: Graph, tokens: int = 1) -> Info:
-    counted: Cost = cost(graph, tokens)
+def info_table(graph: Graph, tokens: int = 1, lengths: dict[str, int] | None = None) -> Info:
+    counted: Cost = cost(graph, tokens, lengths)
     return Info(
         name=counted.name,
         tokens=tokens,
         total=_counts(counted.total),
         rows=_rows(counted.layers),
+        lengths=counted.lengths,
+        stacks=_stacks(counted.layers),
     )
+
+
+def _stacks(lines: tuple[Line, ...]) -> tuple[tuple[str, Counts], ...]:
+    found: dict[str, Sum] = {}
+    for line in lines:
+        if match := _INDEX.search(line.path):
+            name = line.path[: match.start()]
+            found[name] = found.get(name, Sum()) + line.sum
+    return tuple((n, _counts(s)) for n, s in found.items()) if len(found) > 1 else ()
 
 
 def _rows(lines: tuple[Line, ...]) -> tuple[Row, ...]:

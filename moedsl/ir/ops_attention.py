@@ -354,7 +354,7 @@ class Attend(Op):
 
     def cached(self, *inputs: Type) -> int:
         """Numbers that a cache keeps of one token."""
-        if not self.cached_keys:
+        if not self.cached_keys and self.mask.main:
             return 0
         k, v = dims_of(inputs[1]), dims_of(inputs[2])
         return sum((t.dims[-2].size or 0) * (t.dims[-1].size or 0) for t in (k, v))

@@ -66,6 +66,9 @@ class Dot(_Looking):
     def flops_per_position(self, *inputs: Type) -> int:
         return 2 * _channels(inputs[0])
 
+    def cached(self, *inputs: Type) -> int:
+        return 0 if self.mask.main else _channels(inputs[1])  # keys of another stream
+
 
 @frozen(kw_only=True)
 class Mix(_Looking):
@@ -101,6 +104,9 @@ class Mix(_Looking):
     def flops_per_position(self, *inputs: Type) -> int:
         score, v = dims_of(inputs[0]), dims_of(inputs[1])
         return 2 * (score.dims[1].size or 0) * (v.dims[-1].size or 0)
+
+    def cached(self, *inputs: Type) -> int:
+        return 0 if self.mask.main else _channels(inputs[1])
 
 
 def _channels(type_: Type) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moedsl.ir.cost import cost
 from moedsl.ir.info import info_table
 from tests.systems.test_relative import SPEC as T5
 from tests.systems.test_relative import batch as long_batch
@@ -130,3 +131,56 @@ def test_counts_are_those_of_the_module():
     _, model = made()
     info = info_table(result_of(SPEC).graph)
     assert info.total.total == sum(p.numel() for p in model.parameters())
+
+
+def flops_of(model, source_length: int, length: int) -> int:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    source = torch.zeros(1, source_length, dtype=torch.int64)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(source, torch.zeros(1, length, dtype=torch.int64))
+    return counter.get_total_flops()
+
+
+def test_flops_are_those_of_torch_at_both_lengths():
+    """Equal lengths: as many tokens of each stream as are counted. Else: what one stream's length adds to a token."""
+    _, model = made(T5)
+    graph = result_of(T5).graph
+    for n in (5, 9):
+        assert flops_of(model, n, n) == n * cost(graph, n).total.flops
+    near, far = (cost(graph, 6, {"source": n}).total.flops for n in (6, 7))
+    heads, size, layers = 2, 6, 2
+    across = (
+        4 * heads * size * layers
+    )  # products of queries with a key, and of weights with a value
+    assert far - near == 2 * across, "one more token for the encoder's own, and for the decoder's"
+    assert (
+        flops_of(model, 7, 6) - flops_of(model, 6, 6)
+        == (7 * stack(graph, "encode", 6, 7) - 6 * stack(graph, "encode", 6, 6))
+        + across * 6
+        + 2 * layers * 2 * 16 * heads * size
+    )
+
+
+def stack(graph, name: str, tokens: int, source: int) -> int:
+    return dict(info_table(graph, tokens, {"source": source}).stacks)[name].flops
+
+
+def test_a_cache_keeps_the_memorys_keys_and_values():
+    graph, (module, model) = result_of(T5).graph, made(T5)
+    source, tokens = torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, dtype=torch.int64)
+    cache = module.Cache(8)
+    model(source, tokens, cache=cache)
+    pairs = [kept for kept in cache.kept if isinstance(kept, tuple)]
+    kept = sum(t.numel() for pair in pairs for t in pair) + sum(b.numel() for b in cache.buffers)
+    assert 2 * kept == 8 * cost(graph).total.cache_bytes
+
+
+def test_info_tells_the_lengths_and_the_stacks():
+    told = info_table(result_of(T5).graph, 4, {"source": 9}).json()
+    assert told["lengths"] == {"source": 9} and told["tokens"] == 4
+    assert told["stacks"].keys() == {"encode", "decode"}
+    alone = info_table(result_of(CONDITIONED).graph).json()
+    assert "lengths" not in alone and "stacks" not in alone
