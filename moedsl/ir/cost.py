@@ -130,7 +130,7 @@ class _Counter:
         if units:
             results: Rows = ()
             around, axes = self.lengths, dict(getattr(node.op, "axes", ()))
-            self.lengths = {dim: around[axes.get(dim, dim)] for dim in around}
+            self.lengths = {dim: around.get(axes.get(dim, dim), around[MAIN]) for dim in around}
             for path, module, unit in units:
                 lines, results = self.walk(unit, rows)
                 yield _line(path, unit, lines, owned=module not in seen)
