@@ -3,6 +3,7 @@
 A part is text of the language with tags: what it needs of the model around it, and what it does to who sees whom.
 
     future   ranks or mixes a whole sequence: the model is drawn without a causal mask
+    whole    reads more of a sequence than a step with a cache has
     batch    what becomes of a token depends on others: padding and cached steps may change it
 """
 
@@ -132,6 +133,15 @@ LOSSES = parts(
     "entropy(1e-3, per = token, aim = low)",
     "l1(1e-3)",
 )
+# Mixtures of another kind, with routers of their own.
+SOFT = [
+    *parts("soft(slots = 1, over = prefix)", "soft(slots = 2, over = segment(4))", tags="whole"),
+    *parts("soft(slots = 2)", tags="future whole"),
+]
+MERGED = [
+    *parts("segment(4, lag = 1)", "segment(3, lag = 1, first = own)", tags="whole"),
+    *parts("sequence", tags="future whole"),
+]
 DENSE = parts("swiglu(24)", "mlp(24)", "geglu(20, bias = true)")
 
 
@@ -173,7 +183,7 @@ class Draw:
             gate, weigh = "score -> softmax", self.random.choice(["gate", "gate -> normalize"])
         if select.endswith("top_k(1)") and ("softmax" in weigh or "normalize" in weigh):
             weigh = "gate" if gate else "score -> sigmoid"  # one weight divided by itself is 1
-        choose = self.part(CHOICES) if gate and not choosing else ""
+        choose = self.part(CHOICES) if gate and not choosing and select != "all" else ""
         room = "" if choosing or select == "all" or not drops else self.part(ROOM)
         if "overflow" in room and not (select.startswith("top_k") and "->" not in select):
             room = ""  # a next choice is the next of all
@@ -188,6 +198,17 @@ class Draw:
         return body("router", name, lines)
 
     def mixture(self, name: str, router: str) -> str:
+        kind = self.random.random()
+        if kind < 0.1:
+            score = self.random.choice(["cosine(scale = learned)", "cosine(scale = 3)", "linear"])
+            lines = [f"router = router(score = {score}, select = {self.part(SOFT)})"]
+            lines += ["experts = 8 * swiglu(12)", f"shared = {self.part(SHARED)}"]
+            return body("moe", name, lines)
+        if kind < 0.18:
+            score = f"pool(mean, over = {self.part(MERGED)}) -> linear"
+            router = f"router(score = {score}, gate = score -> softmax, select = all)"
+            lines = [f"router = {router}", "experts = 4 * swiglu(12)", "mix = parameters"]
+            return body("moe", name, lines)
         weight = self.random.choice(["output", "output", "input"])
         lines = [
             f"router = {router}",
@@ -198,7 +219,22 @@ class Draw:
         ]
         return body("moe", name, lines)
 
+    def latent(self) -> str:
+        lines = [
+            "heads = 2",
+            f"q_rank = {self.random.choice(['none', '6'])}",
+            "kv_rank = 6",
+            "head_dim = 4",
+            "rope_dim = 4",
+            f"rotate = rope(pairs = {self.random.choice(['halves', 'adjacent'])})",
+            "mask = MASK",
+            f"o = {self.part(OUTPUTS)}",
+        ]
+        return body("attention", "own = latent", lines)
+
     def attention(self) -> str:
+        if self.random.random() < 0.15:
+            return self.latent()
         window = self.random.choice(["none", "none", "5"])
         query, output = self.part(QUERIES), self.part(OUTPUTS)
         where = self.random.random()
@@ -235,6 +271,9 @@ class Draw:
         one, two = self.router("one"), self.router("two")
         mixtures = self.mixture("first", "one") + "\n" + self.mixture("second", "two")
         attention, block = self.attention(), self.block()
+        if "per = head" in attention:  # whose decisions have no such statistics yet
+            for loss in ("importance(1e-2)", "l1(1e-3)"):
+                mixtures = mixtures.replace(loss, "balance(1e-2)")
         if "router = three" in attention:
             two += "\n" + self.router("three", drops=False)
         dense = f"layer({self.part(DENSE)})" if "route" not in block else "layer(first)"
