@@ -124,7 +124,8 @@ class _Printer:
         return grouped(f"{left} {term.operator} {right}", level > own)
 
     def _apply(self, term: terms.Apply, level: int) -> str:
-        if len(term.inputs) == 1 and not term.named and not _is_named(term.recipe):
+        called = _is_named(term.recipe) or isinstance(term.recipe, terms.Word)  # a parameter
+        if len(term.inputs) == 1 and not term.named and not called:
             stages = term.recipe.stages if isinstance(term.recipe, terms.Flow) else (term.recipe,)
             parts = [self.text(each, _PRODUCT) for each in (*term.inputs, *stages)]
             return grouped(arrows(parts), level > 0)
