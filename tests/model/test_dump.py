@@ -9,8 +9,8 @@ from tests.model.specs import answer
 from tests.packages import SPECS
 
 NAMES = sorted(path.stem for path in SPECS.glob("*.moe"))
-# One recipe with three counts becomes three recipes; what was passed for a parameter stands at the setting it went to.
-RENAMED = {"tiny_pyramid", "mod_small"}
+# One recipe with several contents becomes several recipes; what was passed for a parameter stands at the setting it went to.
+RENAMED = {"tiny_pyramid", "mod_small", "switch_attention"}
 
 
 def gallery(name: str):
