@@ -23,9 +23,9 @@ def drawing(graph: Graph, classes: dict[Unit, str]) -> tuple[str, ...]:
 def _node(node: Node, classes: dict[Unit, str]) -> list[str]:
     if not isinstance(node.op, Stack):
         return [f"  {node.place}"]
-    units = [unit for unit, count in node.op.runs for _ in range(count)]
+    units = [unit for unit, count in node.op.steps for _ in range(count)]
     length = period(units)
-    runs = [(unit, 1) for unit in units[:length]] if length else node.op.runs
+    runs = [(unit, 1) for unit in units[:length]] if length else node.op.steps
     lines: list[str] = []
     for unit, count in runs:
         title = node.place if len(set(units)) == 1 else classes[unit]

@@ -58,7 +58,7 @@ def loop(
     lists = [f"{name} = []" for name in printer.lists]
     found = stretches(node.op, reads)
     kinds = {(reads.unit(one.unit), _hands(one.unit)) for one in found}
-    if len(found) == len(kinds) <= FEW:
+    if len(found) == len(kinds) <= FEW and (len(kinds) == 1 or not node.op.order):
         return lists + [line for stretch in found for line in printer.over(stretch, len(found))]
     return lists + printer.telling_apart(classes)
 
@@ -84,13 +84,28 @@ class _Loop:
         assert isinstance(node.op, Stack)
         self.writer, self.node, self.reads, self.run = writer, node, reads, run
         self.runs = node.op.runs
+        self.order = node.op.order
         self.place = f"self.{attribute(node.place)}"
         self.stream = writer.names[node.outputs[0]]
         # A list that nobody reads is not collected.
         self.all_lists = [writer.names.get(value, "") for value in node.outputs[1:]]
         self.lists = [name for name in self.all_lists if name]
 
+    @property
+    def layers(self) -> str:
+        """What is looped over: each layer once, or as often and in the order in which they come back."""
+        if not self.order:
+            return self.place
+        count = sum(number for _, number in self.runs)
+        times, rest = divmod(len(self.order), count)
+        if not rest and self.order == tuple(range(count)) * times:
+            return f"[*{self.place}] * {times}"
+        return f"[{self.place}[i] for i in {self.order}]"
+
     def over(self, stretch: Stretch, of: int) -> list[str]:
+        if self.order:
+            lines = [f"for layer in {self.layers}:"]
+            return lines + indented(self.call(stretch.unit, "layer", BODY + 1))
         if stretch.count == 1:
             return self.call(stretch.unit, f"{self.place}[{stretch.first}]", BODY)
         stop = stretch.first + stretch.count
@@ -105,7 +120,7 @@ class _Loop:
         for unit, _ in self.runs:
             kind = kinds.setdefault((self.reads.unit(unit), _hands(unit)), [])
             kind.extend([unit] if unit not in kind else [])
-        lines = [f"for layer in {self.place}:"]
+        lines = [f"for layer in {self.layers}:"]
         for index, units in enumerate(kinds.values()):
             names = " | ".join(classes[unit] for unit in units)
             test = f"{'elif' if index else 'if'} isinstance(layer, {names}):"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from moedsl.backend.naming import attribute
@@ -35,14 +36,17 @@ def tap_paths(unit: Unit, tap: Value) -> list[str]:
     decided for several is called by its name."""
     node = maker(unit, tap)
     found: list[str] = []
-    for _, module, called in node.calls():
+    for step, (_, module, called) in enumerate(node.calls()):
         inner = _inner(node, called, tap)
+        if isinstance(node.op, Stack) and node.op.order:  # what comes back is counted as often
+            module = f"{module.rpartition('.')[0]}.{step}"
         if called.kind == "router":
             found.append("" if unit.kind == "moe" else tap.name)
         elif inner is not None:
             place = attribute(module)
             found.extend(f"{place}.{rest}" if rest else place for rest in tap_paths(called, inner))
-    return found or ([""] if not isinstance(node.op, Stack) else [])
+    several = sum(value.type == tap.type == DEPTH for value in unit.handed) > 1
+    return found or ([tap.name if several else ""] if not isinstance(node.op, Stack) else [])
 
 
 def _inner(node: Node, called: Unit, tap: Value) -> Value | None:
@@ -59,12 +63,27 @@ def routing_lines(root: Unit, names: dict[Value, str]) -> list[str]:
     """`routing = {"layer.0.sparse": ..., ...}`, and `depth = {"layer.1": ...}` where blocks decide about tokens."""
     lines: list[str] = []
     begun: set[str] = set()
-    for tap in root.taps:
-        name = "depth" if tap.type == DEPTH else "routing"
-        code = _dictionary(names[tap], tap_paths(root, tap), is_list(root, tap))
+    names_of = ["depth" if tap.type == DEPTH else "routing" for tap in root.taps]
+    paths = _told_apart(names_of, [tap_paths(root, tap) for tap in root.taps])
+    for tap, name, own in zip(root.taps, names_of, paths, strict=True):
+        code = _dictionary(names[tap], own, is_list(root, tap))
         lines.extend(statement_lines(f"{name} {'|=' if name in begun else '='} {code}", BODY))
         begun.add(name)
     return lines
+
+
+def _told_apart(names: list[str], paths: list[list[str]]) -> list[list[str]]:
+    """What decides several times at one place is told apart by its runs."""
+    count = Counter((name, path) for name, own in zip(names, paths, strict=True) for path in own)
+    seen: Counter[tuple[str, str]] = Counter()
+    found: list[list[str]] = []
+    for name, own in zip(names, paths, strict=True):
+        found.append([])
+        for path in own:
+            run = f".run_{seen[name, path]}" if count[name, path] > 1 else ""
+            found[-1].append(path + run)
+            seen[name, path] += 1
+    return found
 
 
 def _dictionary(name: str, paths: Sequence[str], listed: bool) -> str:

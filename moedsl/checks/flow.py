@@ -101,7 +101,7 @@ class Flow:
         stream, rest = inputs[0], inputs[1:]
         taps: list[Strands] = [{} for _ in range(count - 1)]
         listed = handed_by(unit for unit, _ in stack.runs)
-        for unit, repeats in stack.runs:
+        for unit, repeats in stack.steps:
             lists = lists_of(unit, listed)
             for _ in range(repeats):
                 before = stream

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moedsl.constructs.declare import Construct, Expression, Number, RecipeOf, Words
+from moedsl.constructs.declare import Construct, Expression, Listed, Number, RecipeOf, Words
+from moedsl.constructs.registry import construct_of
 from moedsl.ir import depth
+from moedsl.model import terms
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -65,7 +67,26 @@ class Above(Construct):
             )
 
 
-class Routed(Construct):
+class Serving(Construct):
+    """What all blocks that serve some of the tokens share."""
+
+    abstract: ClassVar[bool] = True
+    kind = "block"
+    unit = True
+    whole = True
+    causality: ClassVar[str] = "decodes"
+    body: Any
+    score: Any
+    gate: Any
+    lookahead: Any
+
+    @property
+    def learns(self) -> Construct | None:
+        """The rule that learns from whom training serves."""
+        return None
+
+
+class Routed(Serving):
     """A block that serves some of the tokens; the others pass it by, unchanged.
 
     The tokens that `select` chooses go through the block among themselves, in their order and with their positions in
@@ -78,11 +99,7 @@ class Routed(Construct):
     kept, and those of tokens that were not served are hidden.
     """
 
-    kind = "block"
-    unit = True
-    whole = True
     source = "Raposo et al., 2024, sections 3.3 to 3.5"
-    causality: ClassVar[str] = "decodes"
     body = RecipeOf(
         kinds=("block",), positional=True, flows=True, doc="the block, or blocks in sequence"
     )
@@ -95,3 +112,38 @@ class Routed(Construct):
 
     def lower(self, build: Builder, x: Value) -> Value:
         return depth.lower_routed(build, self, x)
+
+    @property
+    def learns(self) -> Construct | None:
+        return depth.learner(self.select)
+
+
+class Recur(Serving):
+    """A block that comes back with the same weights, each round for some of the tokens of the round before.
+
+    `keep` says how many of a sequence each round serves, `[top(100%), top(67%), top(33%)]` in three rounds; each
+    has a `score` of its own, and ranks those that the round before served. What the block adds to a token is multiplied by its `gate`.
+    A token that a round leaves out stays as it is from there on, and no later round sees its keys and values. With a
+    cache, each round keeps keys and values of its own.
+
+    Ranking a sequence looks ahead, so a model that predicts tokens says what decides when decoding: `decode = above(50%,
+    membership = 1e-3)`, in each round by the score of that round.
+    """
+
+    source = "Bae et al., 2025 (Mixture-of-Recursions), section 2.2, expert choice"
+    body = RecipeOf(kinds=("block",), positional=True, doc="the block")
+    keep = Listed(kinds=("rank",), words=(), doc="how many each round serves, round after round")
+    score = Expression("linear", sees=("x",), bare=True, doc=_SCORE + "; one in each round")
+    gate = Expression("score -> sigmoid", sees=("x", "score"), doc=_GATE)
+    decode = RecipeOf(
+        "none", kinds=("rule",), words=("none",), doc="what decides when decoding, in each round"
+    )
+    lookahead = _LOOKAHEAD
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        return depth.lower_recur(build, self, x)
+
+    @property
+    def learns(self) -> Construct | None:
+        rule = construct_of(self.decode) if isinstance(self.decode, terms.Recipe) else None
+        return rule if depth.worth_of(rule) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ from moedsl.ir.thread import wanted_below
 from moedsl.model import terms
 
 if TYPE_CHECKING:
-    from moedsl.constructs.depth import Routed
+    from moedsl.constructs.declare import Construct
+    from moedsl.constructs.depth import Recur, Routed, Serving
     from moedsl.ir.build import Builder
+    from moedsl.source import Span
 
 ONE = Dim("1", 1)
 
@@ -47,12 +50,69 @@ def lower_routed(build: Builder, routed: Routed, x: Value) -> Value:
     rules = _rules(build, routed, x, score)
     real = build.ambient(ops.RealTokens())
     chosen = _choose(build, routed, rules, real)
-    _hand_up(build, rules, chosen, score, real)
+    served = build.op(ops.Served(), chosen, score, name="served")
+    build.tap(build.op(ops.Decided(), served, rules.taught, real, name="decided"))
     return serve(build, routed, x, gate, chosen, rules.train)
 
 
+def lower_recur(build: Builder, recur: Recur, x: Value) -> Value:
+    """Round after round, the same block on some of those that the round before served."""
+    if x in build.bad or not _is_tokens(build, recur, x):
+        return build.poison(x)
+    if isinstance(recur.decode, terms.Recipe) and recur.learns is None:
+        _report_untaught(build, recur.decode, recur.recipe.origin("keep"))
+    real = build.ambient(ops.RealTokens())
+    cache = build.ambient(ops.CacheHandle())
+    among: Value | None = None
+    for number, kept in enumerate(recur.keep):
+        suffix = f"_{number}"
+        with build.body(x=x):
+            score = _one(build, recur, "score", x, suffix)
+            build.bind("score", score)
+            gate = _one(build, recur, "gate", x, suffix)
+            if score in build.bad or gate in build.bad:
+                return build.poison(x)
+            logits = [score]
+            train = _rule(build, kept, x, logits, {})
+            decode = train
+            if isinstance(recur.decode, terms.Recipe):
+                decode = _rule(build, recur.decode, x, logits, {}, suffix)
+        everyone = train.share == 1 and not number
+        if everyone:
+            train = decode = Rule()
+        op = ops.Choose(
+            train=train,
+            eval=train,
+            decode=decode,
+            logits=len(logits),
+            narrows=among is not None,
+            lookahead=_recur_lookahead(recur),
+            form="decode = above(50%, membership = 1e-3)",
+        )
+        before = [] if among is None else [among]
+        build.spans.append(recur.recipe.origin("keep"))
+        chosen = build.op(op, *logits, real, cache, *before, name="chosen")
+        build.spans.pop()
+        could = real if among is None else among
+        among = build.op(ops.Served(), chosen, score, name="served")
+        if not everyone:
+            build.tap(build.op(ops.Decided(), among, logits[-1], could, name=f"round_{number}"))
+        x = serve(build, recur, x, gate, chosen, train)
+    for _, _, unit in [run for node in build.frame.unit.nodes for run in node.calls()][:1]:
+        if len(recur.keep) > 1:
+            build.units.comes_back(unit, recur.body.span)
+    return x
+
+
+def _recur_lookahead(recur: Recur) -> str:
+    if recur.lookahead == "allowed":
+        return "allowed"
+    decode = recur.decode
+    return f"decode = {decode.construct}" if isinstance(decode, terms.Recipe) else ""
+
+
 def serve(
-    build: Builder, routed: Routed, x: Value, gate: Value, chosen: Value, rule: Rule
+    build: Builder, routed: Serving, x: Value, gate: Value, chosen: Value, rule: Rule
 ) -> Value:
     """The stream after the block has served the chosen tokens."""
     spread = rule.share if rule.share is not None else _spread(build, rule)
@@ -62,7 +122,7 @@ def serve(
         mean=spread if spread < 1 else None,
         part=len(build.frame.unit.streams),
         meaning="tokens served",
-        origin=routed.select.span,
+        origin=routed.recipe.span,
     )
     build.frame.unit.streams[stream] = chosen
     taken = ops.TakeChosen(stream=stream)
@@ -73,7 +133,7 @@ def serve(
     return build.op(ops.AddChosen(), x, own, given, gate, chosen, name="x")
 
 
-def _inside(build: Builder, routed: Routed, own: Value, chosen: Value) -> Value:
+def _inside(build: Builder, routed: Serving, own: Value, chosen: Value) -> Value:
     """What the block gives for the tokens that it serves. Of streams around it, it reads what is of those tokens."""
     body = routed.body
     stream = own.type.dims[1]
@@ -87,7 +147,10 @@ def _inside(build: Builder, routed: Routed, own: Value, chosen: Value) -> Value:
     first = len(build.frame.unit.nodes)
     with build.body(x=own, **parts):
         if isinstance(body, terms.Recipe):
+            if body.tied:
+                build.units.stands_inside(body.tied, body.span)
             named = dict(build.units.bound(body))
+            body = replace(body, tied=f"{build.frame.unit.name}.{body.name}")  # in all rounds
             given = build.units.call(body, own, named=named)
         else:
             given = build.apply(body, own)
@@ -99,7 +162,7 @@ def _inside(build: Builder, routed: Routed, own: Value, chosen: Value) -> Value:
     return given
 
 
-def _refuse(build: Builder, routed: Routed, what: str) -> None:
+def _refuse(build: Builder, routed: Serving, what: str) -> None:
     build.sink.error(
         "E0208",
         f"{what} cannot be read by a block that serves some of them",
@@ -108,7 +171,7 @@ def _refuse(build: Builder, routed: Routed, what: str) -> None:
     )
 
 
-def _is_tokens(build: Builder, routed: Routed, x: Value) -> bool:
+def _is_tokens(build: Builder, routed: Serving, x: Value) -> bool:
     if is_sequence(x) and not is_whole(x):
         return True
     build.sink.error(
@@ -121,10 +184,10 @@ def _is_tokens(build: Builder, routed: Routed, x: Value) -> bool:
     return False
 
 
-def _one(build: Builder, routed: Routed, role: str, x: Value) -> Value:
+def _one(build: Builder, routed: Serving, role: str, x: Value, number: str = "") -> Value:
     """A number for each token."""
     term = getattr(routed, role)
-    value = build.role(role, term, x, ONE, name=role)
+    value = build.role(role + number, term, x, ONE, name=role)
     if value in build.bad:
         return value
     if build.last(value).size != 1:
@@ -147,28 +210,35 @@ def _rules(build: Builder, routed: Routed, x: Value, score: Value) -> Rules:
     logits = [score]
     known: dict[object, int] = {}
     first, second, last = (_rule(build, t, x, logits, known) for t in (train, eval_, decode))
-    teacher = _teacher(routed.select)
     taught = score
-    if teacher is not None:
-        taught = logits[(second if teacher is eval_ else last).reads]
+    if routed.learns is not None:
+        taught = logits[(second if routed.learns.recipe is eval_ else last).reads]
     instead = "" if last.ranks else f"select = {getattr(decode, 'construct', '')}"
     allowed = getattr(routed, "lookahead", "") == "allowed"
     lookahead = "allowed" if allowed else instead
     rules = Rules(first, second, last, logits, lookahead, taught)
-    _check_taught(build, routed, rules, _worth(teacher))
+    _check_taught(build, routed, rules)
     return rules
 
 
-def _teacher(select: object) -> object:
+def learner(select: object) -> Construct | None:
     """The rule that learns from what training decides."""
+    from moedsl.constructs.registry import construct_of
+
     train, eval_, decode = phases(select)
     if not isinstance(train, terms.Recipe) or train.construct != "top":
         return None
-    return next((rule for rule in (decode, eval_) if _worth(rule)), None)
+    rules = (construct_of(rule) for rule in (decode, eval_) if isinstance(rule, terms.Recipe))
+    return next((rule for rule in rules if worth_of(rule)), None)
 
 
 def _rule(
-    build: Builder, term: object, x: Value, logits: list[Value], known: dict[object, int]
+    build: Builder,
+    term: object,
+    x: Value,
+    logits: list[Value],
+    known: dict[object, int],
+    number: str = "",
 ) -> Rule:
     """`logits` grows by what a rule computes for itself, once for all phases."""
     from moedsl.constructs.depth import Above, Predicted
@@ -183,7 +253,7 @@ def _rule(
             if term.said not in known:
                 with build.at("", build.hint(None)):
                     apart = build.op(ops.Detached(), x)
-                    logit = _predicted(build, body, apart)
+                    logit = _predicted(build, body, apart, f"predicted{number}")
                 known[term.said] = len(logits)
                 logits.append(_checked(build, term, logit))
             return Rule(threshold=0.0, reads=known[term.said])
@@ -191,14 +261,14 @@ def _rule(
     return Rule(share=share) if share is not None else Rule(number=construct.count)  # type: ignore[attr-defined]
 
 
-def _predicted(build: Builder, body: terms.Term, apart: Value) -> Value:
+def _predicted(build: Builder, body: terms.Term, apart: Value, place: str) -> Value:
     """A number for each token, by weights of their own."""
     from moedsl.constructs.registry import constructs
 
     if isinstance(body, terms.Recipe) and constructs()[body.construct].kind == "ffn":
-        logit = build.units.call(body, apart, place="predicted", width=ONE)
+        logit = build.units.call(body, apart, place=place, width=ONE)
         return build.named(logit, "predicted")
-    return build.role("predicted", body, apart, ONE, name="predicted")
+    return build.role(place, body, apart, ONE, name="predicted")
 
 
 def _checked(build: Builder, term: terms.Recipe, logit: Value) -> Value:
@@ -213,17 +283,13 @@ def _checked(build: Builder, term: terms.Recipe, logit: Value) -> Value:
     return logit
 
 
-def _worth(term: object) -> float:
-    from moedsl.constructs.depth import Above, Predicted
-    from moedsl.constructs.registry import construct_of
-
-    construct = construct_of(term) if isinstance(term, terms.Recipe) else None
-    if not isinstance(construct, Above | Predicted) or construct.membership == "none":
-        return 0.0
-    return float(construct.membership)
+def worth_of(rule: Construct | None) -> float:
+    """What it is worth to a rule to tell whom training serves."""
+    worth = getattr(rule, "membership", "none")
+    return 0.0 if worth == "none" else float(worth)
 
 
-def _check_taught(build: Builder, routed: Routed, rules: Rules, worth: float) -> None:
+def _check_taught(build: Builder, routed: Routed, rules: Rules) -> None:
     """Training serves by a rule that learns otherwise, and a rule that decides when decoding learns from it."""
     train, _, decode = phases(routed.select)
     assert isinstance(train, terms.Recipe) and isinstance(decode, terms.Recipe)
@@ -234,14 +300,18 @@ def _check_taught(build: Builder, routed: Routed, rules: Rules, worth: float) ->
             (train.span, "decides in training"),
             help="rank tokens in training: `select = phase(train = top(12.5%), decode = predicted(mlp(64)))`",
         )
-    elif rules.decode.threshold is not None and rules.train.ranks and not worth:
-        build.mismatch(
-            "E0425",
-            f"nothing teaches `{decode.name}` whom training serves",
-            (decode.span, "decides when decoding"),
-            (train.span, "ranks tokens in training"),
-            help="say what telling them apart is worth: `above(50%, membership = 1e-2)`",
-        )
+    elif rules.decode.threshold is not None and rules.train.ranks and not routed.learns:
+        _report_untaught(build, decode, train.span)
+
+
+def _report_untaught(build: Builder, decode: terms.Recipe, ranks: Span) -> None:
+    build.mismatch(
+        "E0425",
+        f"nothing teaches `{decode.name}` whom training serves",
+        (decode.span, "decides when decoding"),
+        (ranks, "ranks tokens in training"),
+        help="say what telling them apart is worth: `above(50%, membership = 1e-2)`",
+    )
 
 
 def _choose(build: Builder, routed: Routed, rules: Rules, real: Value) -> Value:
@@ -279,16 +349,13 @@ def _spread(build: Builder, rule: Rule) -> Fraction:
     return min(Fraction(1), Fraction(rule.number, int(context.value)))
 
 
-# --- what is handed up, and losses ---------------------------------------------------------------
-
-
-def _hand_up(build: Builder, rules: Rules, chosen: Value, score: Value, among: Value) -> None:
-    served = build.op(ops.Served(), chosen, score, name="served")
-    build.tap(build.op(ops.Decided(), served, rules.taught, among, name="decided"))
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def add_depth_losses(root: Unit, sites: Sites) -> None:
     """One loss for each block whose rule learns, over all its places."""
+    from moedsl.constructs.registry import construct_of
+
     found = sites.of(root)
     groups: dict[tuple[str, float], Group] = {}
     for tap, decisions in enumerate(found):
@@ -296,7 +363,7 @@ def add_depth_losses(root: Unit, sites: Sites) -> None:
             continue
         for index, decided in enumerate(decisions):
             (unit,) = decided.declarers
-            if worth := worth_of(unit):
+            if worth := worth_of(construct_of(unit.recipe).learns):  # type: ignore[attr-defined]
                 group = groups.setdefault((unit.name, worth), {})
                 group.setdefault(tap, []).append(index)
     taken: dict[str, int] = {}
@@ -308,10 +375,3 @@ def add_depth_losses(root: Unit, sites: Sites) -> None:
         op = ops.Membership(loss=label, function="membership", coefficient=worth)
         value = Value("", op.infer(depths.type)[0])
         root.nodes.append(Node(op, (depths,), (value,), role="loss"))
-
-
-def worth_of(unit: Unit) -> float:
-    """What it is worth to its rule to tell whom it serves."""
-    from moedsl.constructs.registry import construct_of
-
-    return _worth(_teacher(getattr(construct_of(unit.recipe), "select", None)))

@@ -38,3 +38,4 @@ class Frame:
     mixtures: Sequence[terms.Recipe] = ()
     kinds: tuple[Choices, ...] = ()  # of the bank that a router chooses from
     ambients: dict[Op, Value] = field(default_factory=dict)
+    stacked: set[str] = field(default_factory=set)  # tied layers that stand in a stack

@@ -57,7 +57,7 @@ class Sites:
         runs = node.op.runs
         handed = handed_by(unit for unit, _ in runs)
         found: list[Decided] = []
-        for unit, count in runs:
+        for unit, count in node.op.steps:
             tap = tap_in(unit, handed, index)
             found.extend([] if tap is None else self.of(unit)[tap] * count)
         return found

@@ -35,22 +35,35 @@ class Stack(Op):
     The stream is the first input and the first output. Every layer takes the same further inputs (captured tensors,
     then ambients: units of one stack agree on them). The outputs after the stream are lists of what layers hand up,
     bottom to top: of each kind of record the first ones, the second ones, ...; see `lists_of`.
+    `order`: where layers come back, which of them runs at each step; else each runs once.
     """
 
     runs: tuple[tuple[Unit, int], ...]
     axes: Axes = ()
+    order: tuple[int, ...] = ()
+
+    @property
+    def layers(self) -> list[Unit]:
+        """Those that there are, by number."""
+        return [unit for unit, count in self.runs for _ in range(count)]
+
+    @property
+    def steps(self) -> list[tuple[Unit, int]]:
+        """Those that run, in sequence, in runs of equal ones."""
+        if not self.order:
+            return list(self.runs)
+        layers = self.layers
+        return [(layers[index], 1) for index in self.order]
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (inputs[0], *(tap.type for tap in handed_by(unit for unit, _ in self.runs)))
 
     def calls(self, place: str, path: str = "") -> Iterator[tuple[str, str, Unit]]:
-        index = 0
         single = len({unit.name for unit, _ in self.runs}) == 1
-        for unit, count in self.runs:
-            name = (path or place) if single else unit.name
-            for _ in range(count):
-                yield f"{name}[{index}]", f"{place}.{index}", unit
-                index += 1
+        layers = self.layers
+        for index in self.order or range(len(layers)):
+            name = (path or place) if single else layers[index].name
+            yield f"{name}[{index}]", f"{place}.{index}", layers[index]
 
 
 def handed_by(units: Iterable[Unit]) -> list[Value]:

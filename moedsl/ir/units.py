@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from moedsl.ir import expressions, ops
 from moedsl.ir.frame import Frame, Hint
-from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
+from moedsl.ir.graph import Dim, Node, RecordType, TensorType, Unit, Value
 from moedsl.ir.names import Naming
 from moedsl.ir.shapes import Axes, local_axes, relabelled, renamed, same, spell
 from moedsl.model import terms
 from moedsl.model.terms import Term
+from moedsl.source import Span
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -68,23 +69,75 @@ class Units:
         bound = self.bound(runs[0][0])
         axes = local_axes([x, *(value for _, value in [*bound, *around])])
         found: list[tuple[Unit, int]] = []
+        order: list[int] = []
+        tied: dict[str, int] = {}
+        made = 0
         for term, count in runs:
             own = bound if term is runs[0][0] else self.bound(term)
             unit = self.unit(term, [("x", x), *own, *around], None, None, axes)
             self._keeps_stream(unit, x, term, axes)
+            name = term.tied if isinstance(term, terms.Recipe) else ""
+            if name in tied:
+                self.comes_back(unit, term.span)
+                order += [tied[name]] * count
+                continue
+            if name:
+                tied[name] = made
+                self._stands_once(name, term.span)
+            new = 1 if name else count
+            order += [made] * count if name else range(made, made + count)
+            made += new
             if found and found[-1][0] is unit:
-                found[-1] = (unit, found[-1][1] + count)
+                found[-1] = (unit, found[-1][1] + new)
             else:
-                found.append((unit, count))
+                found.append((unit, new))
         build.named(x, "x")
         (out, *_) = build.many(
-            ops.Stack(runs=tuple(found), axes=renamed(axes)),
+            ops.Stack(
+                runs=tuple(found),
+                axes=renamed(axes),
+                order=tuple(order) if len(order) > made else (),
+            ),
             x,
             *(value for _, value in [*bound, *around]),
             names=("x",),
             place=_place(runs[0][0]),
         )
         return out
+
+    def comes_back(self, unit: Unit, span: Span) -> None:
+        """What runs several times has one load to follow for each run, and numbers with state follow one."""
+        if not any(getattr(node.op, "adapts", "") == "site" for node in _below(unit)):
+            return
+        self.build.sink.error(
+            "E0208",
+            "`balancing` follows the load of one place, and this block runs several times",
+            span,
+            "not yet in this compiler",
+            help="balance it by a loss instead: `loss = balance(1e-2)`",
+        )
+
+    def _stands_once(self, tied: str, span: Span) -> None:
+        """What is tied comes back in one sequence of the body that declares it."""
+        seen = self.build.frame.stacked
+        inside = "." not in tied and len(self.build.frames) > 1
+        if inside:
+            self.stands_inside(tied, span)
+        elif tied in seen:
+            self._not_shared(tied, "in two flows", span)
+        seen.add(tied)
+
+    def stands_inside(self, tied: str, span: Span) -> None:
+        self._not_shared(tied, "inside another body", span)
+
+    def _not_shared(self, tied: str, where: str, span: Span) -> None:
+        self.build.sink.error(
+            "E0208",
+            f"`{tied.rpartition('.')[2]}` is tied, and stands {where}",
+            span,
+            "not yet in this compiler",
+            help="layers come back within one flow of the body that declares them: `3 * (one -> two)`",
+        )
 
     def unit(self, term: Term, inputs: Inputs, width: Dim | None, extra: Any, axes: Axes) -> Unit:
         """The unit of a term on inputs of these types, lowered now unless it was before."""
@@ -184,6 +237,13 @@ class _Opened:
         self.unit.wants = list(frame.ambients)
         self.unit.ambients = list(frame.ambients.values())
         self.units.done.append(self.unit)
+
+
+def _below(unit: Unit) -> Iterator[Node]:
+    for node in unit.nodes:
+        yield node
+        for _, _, called in node.calls():
+            yield from _below(called)
 
 
 def _place(term: Term) -> str:
