@@ -77,8 +77,9 @@ class Units:
             unit = self.unit(term, [("x", x), *own, *around], None, None, axes)
             self._keeps_stream(unit, x, term, axes)
             name = term.tied if isinstance(term, terms.Recipe) else ""
-            if name in tied:
+            if name and (name in tied or count > 1):
                 self.comes_back(unit, term.span)
+            if name in tied:
                 order += [tied[name]] * count
                 continue
             if name:
