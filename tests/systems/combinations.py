@@ -142,6 +142,18 @@ MERGED = [
     *parts("segment(4, lag = 1)", "segment(3, lag = 1, first = own)", tags="whole"),
     *parts("sequence", tags="future whole"),
 ]
+# What stands in blocks that serve some of the tokens: masks of other forms are for whole sequences so far.
+PLAIN_ATTENTION = """  attention own {
+    heads = 4
+    kv_heads = 2
+    mask = MASK
+    q, k = linear -> rope
+  }"""
+# Blocks that serve some of the tokens; without a rule for decoding they look ahead.
+ROUTED = parts(
+    "select = phase(train = top(40%), decode = predicted(mlp(8)))",
+    "select = phase(train = top(3), decode = predicted(linear))\n    gate = score -> sigmoid",
+)
 DENSE = parts("swiglu(24)", "mlp(24)", "geglu(20, bias = true)")
 
 
@@ -270,15 +282,26 @@ class Draw:
         r = self.random
         one, two = self.router("one"), self.router("two")
         mixtures = self.mixture("first", "one") + "\n" + self.mixture("second", "two")
-        attention, block = self.attention(), self.block()
+        routes = r.random() < 0.12
+        attention, block = PLAIN_ATTENTION if routes else self.attention(), self.block()
         if "per = head" in attention:  # whose decisions have no such statistics yet
             for loss in ("importance(1e-2)", "l1(1e-3)"):
                 mixtures = mixtures.replace(loss, "balance(1e-2)")
         if "router = three" in attention:
             two += "\n" + self.router("three", drops=False)
         dense = f"layer({self.part(DENSE)})" if "route" not in block else "layer(first)"
+        some = ""
+        if routes and "future" not in self.tags:
+            inner = "layer(first)" if "whole" not in self.tags else dense
+            some = body(
+                "block", "some(inner) = routed(inner)", ["score = linear", self.part(ROUTED)]
+            )
+            plans = [f"{dense} -> some({inner}) -> layer(second)", f"2 * some({inner})"]
+        else:
+            plans = []
         plan = r.choice(
-            [
+            plans
+            or [
                 "layer(first) -> layer(second)",
                 f"{dense} -> 2 * layer(first) -> layer(second)",
                 f"2 * (layer(first) -> {dense})",
@@ -300,6 +323,7 @@ class Draw:
                 two,
                 mixtures,
                 block,
+                some,
                 "  input tokens = ids(vocab)",
                 f"  output logits = tokens -> embed -> {plan} -> last -> {head}",
                 "}",
