@@ -9,7 +9,9 @@ proof by stating these on its class or as properties:
               operation when decoding, in the spec's words
   causal_form what to write instead so that the future stays unseen ("mask = causal"), for help
   couples     what makes a row's result depend on other sequences of the batch ("capacity"); "" where nothing does
-  leaves_out  rows may get nothing, and the spec does not say that it knows
+  least       of what picks, or takes picks away: the fewest that a row keeps (None: all that its axis says)
+  among       of what keeps the picks of some choices only: (first, count) of those choices
+  meant       of what makes a decision: rows without a pick get nothing, and the spec says that this is meant
   carries     inputs through which gradients flow (None: all of them)
   normalizes  the axis along which the result adds up to one: over a single entry it is the constant 1
   fields      of an operation that makes a record: which field each of its inputs becomes ("" for the rest)
@@ -37,8 +39,16 @@ def couples(node: Node) -> str:
     return getattr(node.op, "couples", "")
 
 
-def leaves_out(node: Node) -> bool:
-    return getattr(node.op, "leaves_out", False)
+def least(node: Node) -> int | None:
+    return getattr(node.op, "least", None)
+
+
+def among_choices(node: Node) -> tuple[int, int] | None:
+    return getattr(node.op, "among", None)
+
+
+def meant(node: Node) -> bool:
+    return getattr(node.op, "meant", False)
 
 
 def causal_form(node: Node) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Expression, Flag, Number, RecipeOf, Words
@@ -136,9 +135,6 @@ class Attention(Attending):
             )
         super().check(at, sink)
 
-        for name in ("q", "k", "v", "o"):
-            _check_overflow(at, name, sink)
-
     def lower(self, build: Builder, x: Value, memory: Value | None = None) -> Value:
         return attending.lower_attention(build, self, x, memory)
 
@@ -201,49 +197,6 @@ class Latent(Attending):
 
     def lower(self, build: Builder, x: Value) -> Value:
         return latent.lower_latent(build, self, x)
-
-
-def _check_overflow(at: terms.Recipe, role: str, sink: Any) -> None:
-    """What a projection drops no residual saves, unless something else is added to it."""
-    decisions = {let.name: let.value for let in at.body}
-    for moe in _mixtures(at.setting(role)):
-        router = moe.setting("router")
-        if isinstance(router, terms.Tensor):
-            router = decisions.get(router.name, router)
-        if isinstance(router, terms.Apply):
-            router = router.recipe
-        if not isinstance(router, terms.Recipe) or isinstance(
-            router.setting("capacity"), terms.Word
-        ):
-            continue
-        overflow = router.setting("overflow")
-        if (
-            isinstance(overflow, terms.Word)
-            and overflow.text == "drop"
-            and isinstance(moe.setting("shared"), terms.Word)
-        ):
-            sink.error(
-                "E0433",
-                f"a token that finds no room has no `{role}`, and no residual saves it",
-                moe.span,
-                "stands in a projection",
-                secondary=(Label(router.origin("capacity"), "limits the room"),),
-                help="write `capacity = none`; or add something that serves every token, `linear + moe(...)`; or, if zeros "
-                "are meant, `overflow = zero`",
-            )
-
-
-def _mixtures(term: terms.Term) -> Iterator[terms.Recipe]:
-    """Those through which all of a projection flows: in no sum."""
-    match term:
-        case terms.Recipe() if any(name == "router" for name, _ in term.settings):
-            yield term
-        case terms.Flow(stages):
-            for stage in stages:
-                yield from _mixtures(stage)
-        case terms.Apply(recipe=recipe, inputs=inputs):
-            for part in (recipe, *inputs):
-                yield from _mixtures(part)
 
 
 def _divisors(number: int) -> str:

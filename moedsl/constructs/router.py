@@ -67,7 +67,7 @@ class Router(Construct):
         "drop",
         kinds=("overflow",),
         words=("drop", "zero"),
-        doc="a pick that finds no room adds nothing (`zero`: nor does anything else there, and that is meant), or asks "
+        doc="a pick that finds no room adds nothing (`zero`: nor need anything else there, and that is meant), or asks "
         "the `next` best choice",
     )
     within = RecipeOf(

@@ -156,7 +156,6 @@ class ExpertChoice(Selection):
         mean = train.share * (choices.size or 1) if train.share is not None and known else None
         kept = Dim("K", choices.size, loose=True, mean=mean, origin=choices.origin)
         axes: dict[str, Any] = {"kept": kept, "choices": choices}
-        axes["leaves_out"] = router.overflow == "drop"
         axes["lookahead"] = capacity.lookahead(router)
         op = ops.ExpertChoice(**axes)
         if self.most != "none":

@@ -101,7 +101,6 @@ CODES: dict[str, str] = {
     "E0430": "parts that do not come out even",
     "E0431": "weights or rows shared by decisions for heads",
     "E0432": "a mixture per head with something of the token",
-    "E0433": "a projection that drops tokens",
     "E0413": "a share of what is no distribution",
     "E0414": "ids or labels that do not name the choices",
     "E0450": "picks asked of soft slots",

@@ -73,6 +73,12 @@ def _share(factor: float, per: str, picks: int, choices: int) -> Fraction:
     return {"pick": exact * picks / choices, "token": exact / choices, "group": exact}[per]
 
 
+def has_room_for_all(router: Router, picks: int, choices: int) -> bool:
+    """Is there a slot for every row in each expert, whatever is picked?"""
+    found = rules(router, picks, choices)
+    return all(rule.unlimited or (rule.share is not None and rule.share >= 1) for rule in found)
+
+
 def may_fall_short(router: Router) -> bool:
     """May there be less room than picks? Then a bound on the rows saves memory."""
     for term in phases(router.capacity):
@@ -148,7 +154,7 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim) -> Served
         picks=picks,
         mean=_mean(router, kept, among),
         lookahead=lookahead(router),
-        leaves_out=router.overflow == "drop",
+        roomy=has_room_for_all(router, picks, among),
     )
     gate = []
     if op.gated:

@@ -166,7 +166,7 @@ class Serve(Op):
     """(expert_NK, size, slots, real[, gate_NK]) -> the picks that find room; the others are absent.
 
     `first_come`: in the order of rows, and of ranks within one. All other orders let later rows go before earlier ones,
-    `by_rank` only where there are two picks or more.
+    `by_rank` only where there are two picks or more. `roomy`: there is always room for all.
     """
 
     priority: str
@@ -174,10 +174,14 @@ class Serve(Op):
     mean: Fraction | None = None
     lookahead: str = ""
     picks: int = 1
-    leaves_out: bool = False
+    roomy: bool = False
     carries: ClassVar[tuple[int, ...] | None] = ()
     causal_form: ClassVar[str] = "priority = first_come"
     couples: ClassVar[str] = "capacity"
+
+    @property
+    def least(self) -> int | None:
+        return None if self.roomy else 0
 
     @property
     def gated(self) -> bool:
@@ -217,6 +221,7 @@ class NextBest(Op):
     code: ClassVar[str] = "serve_next({0}, {1}, {2}, {choices}, {3}, {4}, {5})"
     imports: ClassVar[tuple[str, ...]] = (".capacity:serve_next",)
     carries: ClassVar[tuple[int, ...] | None] = ()
+    least: ClassVar[int] = 0
     sees: ClassVar[str] = "all"
     causal_form: ClassVar[str] = "overflow = drop"
     couples: ClassVar[str] = "capacity"
@@ -254,6 +259,10 @@ class Thin(Op):
     train: str
     eval: str
     carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def least(self) -> int | None:
+        return None if self.train == self.eval == "all" else self.first
 
     def _code(self, keep: str) -> str:
         match keep:
@@ -294,7 +303,7 @@ class ExpertChoice(Op):
     kept: Dim
     choices: Dim
     lookahead: str = ""
-    leaves_out: bool = False
+    least: ClassVar[int] = 0
     code: ClassVar[str] = "choose_rows({0}, {1}, {2}, {3})"
     imports: ClassVar[tuple[str, ...]] = (".capacity:choose_rows",)
     carries: ClassVar[tuple[int, ...] | None] = ()

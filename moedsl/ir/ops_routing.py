@@ -49,6 +49,7 @@ class Positive(Op):
     """[N, E] -> in column e the choice e where it is above zero, else absent: [N, E] int."""
 
     choices: Dim
+    least: ClassVar[int] = 0
     code: ClassVar[str] = "positive({0})"
     imports: ClassVar[tuple[str, ...]] = (".selection:positive",)
     carries: ClassVar[tuple[int, ...] | None] = ()
@@ -72,6 +73,7 @@ class TopP(Op):
     kept: Dim
     choices: Dim
     share: float
+    least: ClassVar[int] = 1
     imports: ClassVar[tuple[str, ...]] = (".selection:top_p",)
     carries: ClassVar[tuple[int, ...] | None] = ()
 
@@ -271,11 +273,13 @@ class Routed(Op):
     """A routing put together from its parts: expert_NK, weight_NK, logits_NE, then statistics in the record's order.
 
     `bounded`: the last input is the most rows that experts can get, a number known before any index is.
+    `meant`: rows without a pick get nothing, and that is meant.
     """
 
     kept: Dim
     choices: Dim
     bounded: bool = False
+    meant: bool = False
     code: ClassVar[str] = "Routing({args})"
     imports: ClassVar[tuple[str, ...]] = (".routing:Routing",)
 
@@ -430,6 +434,10 @@ class KindRows(Op):
     count: int
     choices: int
     carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def among(self) -> tuple[int, int]:
+        return self.first, self.count
 
     @property
     def code(self) -> str:  # type: ignore[override]

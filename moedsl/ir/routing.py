@@ -91,7 +91,8 @@ def lower_router(
         rows = build.scope.get("rows")
         parts.append(build.op(ops.AllRows(), expert, name="rows") if rows is None else rows)
     kept = build.last(picks.expert)
-    op = ops.Routed(kept=kept, choices=picks.choices, bounded=wanted.bounded)
+    meant = router.overflow == "zero"
+    op = ops.Routed(kept=kept, choices=picks.choices, bounded=wanted.bounded, meant=meant)
     return build.op(op, picks.expert, picks.weight, picks.logits, *parts, name="routing")
 
 
