@@ -199,6 +199,8 @@ class Draw:
         room = "" if choosing or select == "all" or not drops else self.part(ROOM)
         if "overflow" in room and not (select.startswith("top_k") and "->" not in select):
             room = ""  # a next choice is the next of all
+        if not drops:
+            room = "overflow = zero"  # a token may get nothing, and that is meant
         lines = [
             f"score = {self.part(SCORES)}",
             f"gate = {gate}" if gate else "",
