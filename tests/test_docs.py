@@ -139,3 +139,15 @@ def test_files_that_pages_name_are_there():
         text = page.read_text()
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_traps_are_held_by_tests_that_are_there():
+    """Each line of docs/traps.md names tests."""
+    text = (ROOT / "docs" / "traps.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "::" in line]
+    assert len(rows) >= 39
+    for row in rows:
+        for name in row.rsplit("|", 2)[1].split(","):
+            file, _, test = name.strip().partition("::")
+            path = ROOT / file.replace("S/", "tests/systems/").replace("P/", "tests/parity/")
+            assert f"def {test}(" in path.read_text(), name
