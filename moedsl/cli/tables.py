@@ -32,8 +32,8 @@ def print_info(info: Info, routers: tuple[RouterNote, ...] = (), causality: str 
         title_style="bold",
         pad_edge=False,
     )
-    for name in ("layer", "kind"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("layer", overflow="fold")  # what gives way where a line is full
+    table.add_column("kind", no_wrap=True)
     for name in (
         "experts",
         "k",
