@@ -141,10 +141,11 @@ class Load(Loss):
 
 
 class Entropy(Loss):
-    """The entropy of the routing probability, in nats: of each token, or of the mean over tokens.
+    """The entropy of the routing probability, in nats: of each token, of the mean over tokens, or of the mean over the
+    tokens of each sequence.
 
     A low entropy of tokens makes decisions sharp; a high entropy of the mean uses all choices. With `over = model` the
-    mean goes over all places of the mixture too, as for one that is run again and again.
+    mean goes over all places of the mixture too, with `over = place` over all runs of a layer that comes back.
     """
 
     source = "Huang et al., 2024 (of a token, low); Csordas et al., 2024, section 2.2 (of the mean, high)"
@@ -153,9 +154,9 @@ class Entropy(Loss):
         choices=("gate", "score"),
         doc="the probability: gate / sum(gate), or softmax(score)",
     )
-    per = Words("token", choices=("token", "mean"), doc="whose entropy")
+    per = Words("token", choices=("token", "mean", "sequence"), doc="whose entropy")
     aim = Words("low", choices=("low", "high"), doc="which way it is pulled")
-    over = Words("site", choices=("site", "model"), doc="what the mean goes over")
+    over = Words("site", choices=("site", "place", "model"), doc="what the mean goes over")
     layers = _LAYERS
 
     def reads(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs.losses import L1, Balance, Entropy, Importance, Load, Loss, Z
@@ -28,11 +28,13 @@ NOBODY = Dim("K", 0)
 @frozen
 class Decided:
     """One routing, and who declares losses over it: the mixtures that it serves, and the router that made it. Of
-    what was decided about tokens, the block that did."""
+    what was decided about tokens, the block that did. `place`: of the module that decides, as the unit at hand sees
+    it."""
 
     kept: Dim
     choices: Dim
     declarers: tuple[Unit, ...]
+    place: str = ""
 
 
 @record
@@ -52,14 +54,14 @@ class Sites:
         return self.memo[unit]
 
     def _below(self, node: Node, index: int) -> list[Decided]:
-        if not isinstance(node.op, ops.Stack):
-            return self.of(callees(node)[0])[index]
-        runs = node.op.runs
-        handed = handed_by(unit for unit, _ in runs)
+        handed = callees(node)[0].taps
+        if isinstance(node.op, ops.Stack):
+            handed = handed_by(unit for unit, _ in node.op.runs)
         found: list[Decided] = []
-        for unit, count in node.op.steps:
+        for _, module, unit in node.calls():
             tap = tap_in(unit, handed, index)
-            found.extend([] if tap is None else self.of(unit)[tap] * count)
+            for decided in [] if tap is None else self.of(unit)[tap]:
+                found.append(replace(decided, place=f"{module}.{decided.place}"))
         return found
 
 
@@ -191,7 +193,9 @@ def _add(
         case Z():
             op = ops.ZLoss(**common, layers=loss.layers)
         case Importance() | Load() | Entropy() | L1():
-            op = ops.Penalty(**common, layers=loss.layers, reads=loss.reads(), **_measure(loss))
+            op = ops.Penalty(
+                **common, layers=loss.layers, reads=loss.reads(), **_measure(loss, homes)
+            )
         case _:
             return
     value = Value("", op.infer(routing.type)[0], recipe.span)
@@ -209,7 +213,7 @@ def _coefficient(loss: Loss) -> dict[str, Any]:
     return {"coefficient": 1.0, "state": stateful.state()}
 
 
-def _measure(loss: Importance | Load | Entropy | L1) -> dict[str, Any]:
+def _measure(loss: Importance | Load | Entropy | L1, homes: list[Decided]) -> dict[str, Any]:
     """What is printed: a function of the runtime library, and what it reads."""
     match loss:
         case Importance() | Load():
@@ -219,12 +223,29 @@ def _measure(loss: Importance | Load | Entropy | L1) -> dict[str, Any]:
                 return {"call": "varied", "field": field}
             return {"call": "varied_by_sequence", "field": field, "arguments": ", {0}"}
         case Entropy():
+            if loss.per == "sequence" or (loss.per == "mean" and loss.over == "place"):
+                call = "sequence_entropy" if loss.per == "sequence" else "place_entropy"
+                arguments = f", {_runs(loss.over, homes)}"
+                return {"call": call, "negative": loss.aim == "high", "arguments": arguments}
             over = "pooled" if loss.over == "model" else "mean"
             call = "token_entropy" if loss.per == "token" else f"{over}_entropy"
             pooled = loss.per == "mean" and loss.over == "model"
             return {"call": call, "negative": loss.aim == "high", "pooled": pooled}
         case L1():
             return {"call": "balanced_l1", "arguments": f", {number(float(loss.picks))}"}
+
+
+def _runs(over: str, homes: list[Decided]) -> str:
+    """For each decision the number of the place whose run it is."""
+    known: dict[str, int] = {}
+    found = [known.setdefault(one.place, len(known)) for one in homes]
+    found = {"site": list(range(len(homes))), "model": [0] * len(homes)}.get(over, found)
+    round_ = max(found) + 1
+    times, rest = divmod(len(found), round_)
+    if not rest and found == list(range(round_)) * times and times > 1:
+        one = "(0,)" if round_ == 1 else str(tuple(range(round_)))
+        return f"{one} * {times}"
+    return str(tuple(found))
 
 
 def _kinds(build: Builder, loss: Balance, homes: list[Decided]) -> dict[str, Any]:

@@ -384,5 +384,7 @@ def wanted_of(recipes: list[terms.Recipe]) -> Wanted:
     found = {s for loss in losses for s in loss.reads()}
     if any(isinstance(one, Balancing | Stateful) for one in made):
         found.add("choices")
-    per_sequence = any(getattr(loss, "over", "") == "sequence" for loss in losses)
+    per_sequence = any(
+        "sequence" in (getattr(loss, "over", ""), getattr(loss, "per", "")) for loss in losses
+    )
     return Wanted(tuple(s for s in ORDER if s in found), per_sequence, bounded=bounded)

@@ -55,6 +55,31 @@ def pooled_entropy(routing: list[Routing]) -> Tensor:
     return entropy(sum_E / tokens.clamp_min(1))
 
 
+def place_entropy(routing: list[Routing], places: tuple[int, ...]) -> Tensor:
+    """The entropy of the mean routing probability over all runs of each place."""
+    return torch.stack([pooled_entropy(runs) for runs in runs_of(routing, places)])
+
+
+def sequence_entropy(routing: list[Routing], places: tuple[int, ...]) -> Tensor:
+    """The mean over sequences of the entropy of a sequence's mean routing probability,
+    over all runs of each place; padding alone is no sequence."""
+    values = []
+    for runs in runs_of(routing, places):
+        sum_SE = torch.stack([r.probability_SE for r in runs]).sum(0)
+        tokens_S = torch.stack([r.tokens_S for r in runs]).sum(0)
+        entropy_S = entropy(sum_SE / tokens_S.clamp_min(1).unsqueeze(1))
+        values.append(entropy_S.sum() / (tokens_S > 0).sum().clamp_min(1))
+    return torch.stack(values)
+
+
+def runs_of(routing: list[Routing], places: tuple[int, ...]) -> list[list[Routing]]:
+    """The decisions of each place; `places` says for each whose run it is."""
+    runs: list[list[Routing]] = [[] for _ in range(max(places) + 1)]
+    for one, place in zip(routing, places, strict=True):
+        runs[place].append(one)
+    return runs
+
+
 def balanced_l1(routing: list[Routing], picks: float) -> Tensor:
     """E * sum over experts of (tokens that it gets / (picks * tokens) * mean gate)."""
     value = []
