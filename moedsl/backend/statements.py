@@ -12,11 +12,11 @@ from dataclasses import field
 from string import Formatter
 
 from moedsl.backend.naming import Scope, attribute
-from moedsl.backend.plan_lines import fits, statement_lines
+from moedsl.backend.plan_lines import fits, indented, statement_lines
 from moedsl.backend.plan_reads import Reads
 from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Node, TensorType, Unit, Value
-from moedsl.ir.ops import Call, Combination, Stack, Statistic
+from moedsl.ir.ops import ByPhase, Call, Combination, Stack, Statistic
 
 BODY = 2  # a method's body stands two steps in
 NESTING = 4  # calls within calls that a reader follows without a name in between
@@ -71,7 +71,11 @@ class Writer:
             self._inline.discard(crowded)
 
     def _may_inline(self, node: Node, nodes: list[Node]) -> bool:
-        if len(node.outputs) != 1 or isinstance(node.op, Stack) or node.outputs[0] in self.pinned:
+        if (
+            len(node.outputs) != 1
+            or isinstance(node.op, Stack | ByPhase)
+            or node.outputs[0] in self.pinned
+        ):
             return False
         value = node.outputs[0]
         if getattr(node.op, "literal", False):
@@ -89,6 +93,12 @@ class Writer:
         for index, node in enumerate(statements):
             if isinstance(node.op, Stack):
                 printed.extend(self._stack(node, last, index))
+                continue
+            if isinstance(node.op, ByPhase):
+                lines, crowded = self._by_phase(node, last, index)
+                if crowded is not None:
+                    return [], crowded
+                printed.extend(lines)
                 continue
             value = self._code(node)
             targets = self._targets(node, last, index)
@@ -151,6 +161,29 @@ class Writer:
         targets = self._targets(node, last, index)
         lines = [f"{targets[0]} = {before}"] if targets[0] != before else []
         return lines + self.loop(self, node)
+
+    def _by_phase(
+        self, node: Node, last: dict[Value, int], index: int
+    ) -> tuple[list[str], Node | None]:
+        """One statement for training and one for else: what the other phase needs is not computed."""
+        values = [self.text(value) for value in node.inputs]
+        (target,) = self._targets(node, last, index)
+        lines: list[str] = []
+        for word, value, source in zip(
+            ("if self.training:", "else:"), values, node.inputs, strict=True
+        ):
+            statement = f"{target} = {value.code}"
+            made = self._producer.get(source)
+            if made in self._inline and not fits(statement, BODY + 1):
+                crowded = max(
+                    self._inlined(self.reads.of(made)),
+                    key=lambda n: len(self._code(n).code),
+                    default=None,
+                )
+                if crowded is not None:
+                    return [], crowded
+            lines += [word, *indented(statement_lines(statement, BODY + 1))]
+        return lines, None
 
     def _crowded(self, statement: str, value: Text, inputs: tuple[Value, ...]) -> Node | None:
         """The inlined node to take out of a statement that is too long or too deep.

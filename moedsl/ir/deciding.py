@@ -53,7 +53,9 @@ def evening_out(router: terms.Recipe) -> terms.Recipe | None:
     """The stage of a router's selection that gives every choice as much as every other."""
     from moedsl.constructs.registry import constructs
 
-    stages = [s for s in terms.stages_of(router.setting("select")) if isinstance(s, terms.Recipe)]
+    select = router.setting("select")
+    select = select.train if isinstance(select, terms.Phase) else select
+    stages = [s for s in terms.stages_of(select) if isinstance(s, terms.Recipe)]
     known = constructs()
     return next((s for s in stages if getattr(known[s.construct], "evens_out", False)), None)
 

@@ -77,7 +77,7 @@ from moedsl.ir.ops_depth import (
     Served,
     TakeChosen,
 )
-from moedsl.ir.ops_keyed import ByPhase, EveryRow, OnePick, TableRows
+from moedsl.ir.ops_keyed import Assigned, ByPhase, EveryRow, OnePick, TableRows
 from moedsl.ir.ops_losses import Balance, Listing, LossTerm, Penalty, ZLoss
 from moedsl.ir.ops_noise import Noise
 from moedsl.ir.ops_pointwise import (
@@ -174,6 +174,7 @@ __all__ = [
     "AllRows",
     "Ambient",
     "Append",
+    "Assigned",
     "Attend",
     "AttentionMask",
     "Balance",

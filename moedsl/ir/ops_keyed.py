@@ -73,14 +73,51 @@ class OnePick(Op):
 
 @frozen(kw_only=True)
 class ByPhase(Op):
-    """(picks in training, picks else) -> those of the phase. Only one of the two is computed where both stand inside."""
+    """(picks in training, picks else) -> those of the phase. It prints as a statement for each, and only one of the two
+    is computed."""
 
     kept: Dim
-    atom: ClassVar[bool] = False
-    drops: ClassVar[bool] = True
     code: ClassVar[str] = "{0} if self.training else {1}"
+    drops: ClassVar[bool] = True
     carries: ClassVar[tuple[int, ...] | None] = ()
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         one = dims_of(inputs[0])
         return (replace(one, dims=(*one.dims[:-1], self.kept)),)
+
+
+@frozen(kw_only=True)
+class Assigned(Op):
+    """(key_NE, real) -> picks [N, K] such that every choice gets as many real rows as every other."""
+
+    kept: Dim
+    choices: Dim
+    exact: bool
+    tolerance: float
+    rounds: int
+    lookahead: str = ""
+    sees: ClassVar[str] = "all"
+    looks: ClassVar[tuple[int, ...] | None] = (0,)
+    couples: ClassVar[str] = "an even assignment in training"
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if self.exact:
+            return f"assign_rows({{0}}, {{1}}, {self.tolerance!r})"
+        return f"even_choices({{0}}, {{1}}, {self.kept.size}, {self.tolerance!r}, {self.rounds})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".assigning:{'assign_rows' if self.exact else 'even_choices'}",)
+
+    @property
+    def causal_form(self) -> str:
+        return f"select = phase(train = assigned, eval = top_k({self.kept.size}))"
+
+    @property
+    def chosen(self) -> tuple[Dim, Dim]:
+        return self.kept, self.choices
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType((*dims_of(inputs[0]).dims[:-1], self.kept), "int"),)
