@@ -444,3 +444,13 @@ def test_parameters_of_mod_small():
     mode = layer + 8 * 768 + 7 * 3 * 768 * 2048
     some = layer + 3 * 768 * 2048 + 768 + 768 * 192 + 192
     assert total == 2 * 50304 * 768 + 768 + 6 * (mode + some)
+
+
+@pytest.mark.parametrize("score", ("linear", "float32 -> linear"))
+def test_half_precision(score):
+    model = model_of(built(spec(TAUGHT, f"score = {score}"))).bfloat16()
+    output = model(tokens())
+    assert output.logits.dtype == torch.bfloat16
+    (output.logits.float().sum() + output.losses["some.membership"]).backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        model.float()(tokens()).logits.sum().backward()

@@ -156,7 +156,7 @@ def add_chosen(
     x_BTD: Tensor, x_BAD: Tensor, y_BAD: Tensor, gate_BT1: Tensor, chosen: Chosen
 ) -> Tensor:
     """x and, for those served, what the block added to it, times their gate."""
-    added_BAD = chosen_rows(gate_BT1, chosen) * (y_BAD - x_BAD)
+    added_BAD = (chosen_rows(gate_BT1, chosen) * (y_BAD - x_BAD)).type_as(x_BTD)
     if chosen.here_BA is not None:
         added_BAD = added_BAD.where(chosen.here_BA[..., None], 0)
     if chosen.index_BA is None:
