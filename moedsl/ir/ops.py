@@ -7,7 +7,8 @@ ops_pointwise   functions of elements and along the last axis
 ops_shape       heads opened and closed, rows of the stream, fields of records
 ops_attention   rotation, attention, and what is made once for all layers
 ops_scores      attention written out
-ops_routing     selection, dispatch, combine, the fused route
+ops_routing     selection, weights, statistics, the fused route
+ops_dispatch    rows to their experts and back
 ops_capacity    room for routed rows, and who gets it
 ops_arranging   parts of rows and rows of heads, before and after experts
 ops_depth       blocks that serve some of the tokens
@@ -77,6 +78,16 @@ from moedsl.ir.ops_depth import (
     Served,
     TakeChosen,
 )
+from moedsl.ir.ops_dispatch import (
+    ROW_COUNT,
+    AllRows,
+    Combine,
+    Dispatch,
+    GatherRows,
+    KindRows,
+    RowWeights,
+    WeightSum,
+)
 from moedsl.ir.ops_keyed import Assigned, ByPhase, EveryRow, OnePick, TableRows
 from moedsl.ir.ops_losses import Balance, Listing, LossTerm, Penalty, ZLoss
 from moedsl.ir.ops_noise import Noise
@@ -95,24 +106,16 @@ from moedsl.ir.ops_pointwise import (
     Zeros,
 )
 from moedsl.ir.ops_routing import (
-    ROW_COUNT,
-    AllRows,
-    Combine,
-    Dispatch,
     Gather,
-    GatherRows,
-    KindRows,
     LimitGroups,
     NearTies,
     NormalizeAmong,
     Positive,
     Route,
     Routed,
-    RowWeights,
     Statistic,
     TopK,
     TopP,
-    WeightSum,
     WithoutAbsent,
 )
 from moedsl.ir.ops_scores import (

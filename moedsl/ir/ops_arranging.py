@@ -13,7 +13,7 @@ from typing import ClassVar
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of
-from moedsl.ir.ops_routing import DISPATCH
+from moedsl.ir.ops_dispatch import DISPATCH
 
 ROWS = Dim("N")
 HEAD_ROWS = Dim("M")

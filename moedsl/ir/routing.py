@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.frozen import frozen
 from moedsl.ir import arranging, capacity, keyed, ops, soft
-from moedsl.ir.graph import Dim, Node, TensorType, Value
-from moedsl.ir.kinds import Choices
+from moedsl.ir.graph import Dim, TensorType, Value
+from moedsl.ir.readings import Picks, Wanted, statistics, wide
 from moedsl.ir.shapes import MAIN, is_ids, rows_of, spell, stream_of
 from moedsl.ir.walk import takes_choices, tensors_in
 from moedsl.model import terms
@@ -16,33 +15,9 @@ if TYPE_CHECKING:
     from moedsl.constructs.router import Router
     from moedsl.ir.build import Builder
 
-ORDER = ("choices", "first", "probability", "z", "entropy", "weight", "gate", "clean", "load")
 ROWS = Dim("N")
 # What a selection may say beside its picks: a bound on the rows of experts, and what losses count.
 SAID = ("rows", "counted")
-
-
-@frozen
-class Wanted:
-    """What losses read of a routing; the same for every router of a model, since they share one record type."""
-
-    statistics: tuple[str, ...] = ()
-    per_sequence: bool = False
-    of: str = "gate"
-    kinds: tuple[Choices, ...] = ()  # of the bank that is chosen from
-    bar: str = ""  # what a noisy score has to pass, where a loss over the load reads this decision
-    bounded: bool = False  # some router limits the rows that experts get
-    heads: Dim | None = None  # of a decision that is made for each by itself
-
-
-@frozen
-class Picks:
-    """What was decided for each token."""
-
-    expert: Value
-    weight: Value
-    logits: Value
-    choices: Dim
 
 
 def lower_router(
@@ -68,7 +43,7 @@ def lower_router(
         _is_choices(build, "score", router.score, logits, build.flat("E", heads, choices))
         logits = arranging.logits_by_head(build, logits, heads, choices)
     _is_choices(build, "score", router.score, logits, choices)
-    build.bind("score", _wide(build, logits))
+    build.bind("score", wide(build, logits))
     logits = logits if heads is None else build.scope["score"]
     for role in ("gate", "choose"):
         value = build.role(role, getattr(router, role), x, choices, name=role)
@@ -86,7 +61,7 @@ def lower_router(
     if heads is not None:
         picks = _of_all_heads(build, picks, all_logits, heads)
         counted = picks.expert
-    parts = _statistics(build, wanted, picks, counted, logits, gate)
+    parts = statistics(build, wanted, picks, counted, logits, gate)
     if wanted.bounded:
         rows = build.scope.get("rows")
         parts.append(build.op(ops.AllRows(), expert, name="rows") if rows is None else rows)
@@ -98,7 +73,7 @@ def lower_router(
 
 def _score(build: Builder, router: Router, x: Value, width: Dim | None) -> Value:
     if isinstance(router.score, terms.Number) and width is not None:
-        return _wide(build, build.op(ops.Full(value=router.score.value, last=width), x))
+        return wide(build, build.op(ops.Full(value=router.score.value, last=width), x))
     return build.role("score", router.score, x, width)
 
 
@@ -176,12 +151,6 @@ def _without_choices(build: Builder, router: Router, x: Value) -> Value:
     return build.poison(x)
 
 
-def _wide(build: Builder, value: Value) -> Value:
-    if isinstance(value.type, TensorType) and value.type.dtype == "float32":
-        return value
-    return build.op(ops.Cast(dtype="float32"), value, name="score")
-
-
 def _is_choices(build: Builder, role: str, term: terms.Term, value: Value, choices: Dim) -> None:
     """A score, a gate and what is chosen by are one number per choice, for each row."""
     found = build.last(value)
@@ -247,144 +216,3 @@ def _fill(build: Builder, name: str, expert: Value) -> str | None:
     if not build.last(expert).loose:
         return None
     return "lowest" if build.scope[name] is build.scope["score"] else "0"
-
-
-def _statistics(
-    build: Builder, wanted: Wanted, picks: Picks, counted: Value, logits: Value, gate: Value
-) -> list[Value]:
-    """`counted`: the picks that losses count. Of decisions for each head every head of a token counts as a row;
-    `logits` and `gate` have one for each."""
-    if not wanted.statistics or {picks.expert, picks.weight, logits, gate} & build.bad:
-        return []
-    many, heads, expert = wanted.per_sequence, wanted.heads, counted
-    real = ops.real_rows(build, logits)
-    more = [build.ambient(ops.Sequences())] if many else []
-    by_token = ends = [real, *more]
-    if heads is not None:
-        ends = [build.op(ops.RealHeadRows(heads=heads), real, name="real"), *more]
-    found = []
-    for which in ORDER:
-        if which not in wanted.statistics:
-            continue
-        if which in ("probability", "entropy"):
-            form, value = _probability(build, wanted, gate)
-            if heads is not None:
-                form, value = "given", _probability_of_heads(build, form, value, heads)
-            op = ops.Statistic(which=which, form=form, per_sequence=many)
-            found.append(build.op(op, value, *by_token))
-        elif which == "weight":
-            size = picks.choices.size or 0
-            op = ops.Statistic(which=which, per_sequence=many, choices=size)
-            found.append(build.op(op, picks.weight, picks.expert, *by_token))
-        elif which in ("gate", "clean", "load") and heads is not None:
-            _not_by_head(build, which)
-        elif which == "load":
-            op, values = _load(build, wanted, expert)
-            found.append(build.op(op, *values, *ends))
-        elif which in ("gate", "clean"):
-            value = gate if which == "gate" else _noise(build)[0]
-            found.append(build.op(ops.Statistic(which=which, per_sequence=many), value, *ends))
-        elif which == "z":
-            found.append(
-                build.op(ops.Statistic(which=which, per_sequence=many), build.scope["score"], *ends)
-            )
-        else:
-            every = 0 if heads is None else (build.last(expert).size or 0) // (heads.size or 1)
-            op = ops.Statistic(
-                which=which,
-                per_sequence=many,
-                loose=build.last(expert).loose,
-                every=every if which == "first" else 0,
-            )
-            found.append(build.op(op, expert, picks.logits, *by_token))
-    return [*found, build.op(ops.Statistic(which="tokens", per_sequence=many), logits, *ends)]
-
-
-def _probability_of_heads(build: Builder, form: str, value: Value, heads: Dim) -> Value:
-    """The probability among the choices of each head, for all heads of a token."""
-    over = build.last(value)
-    if form == "softmax":
-        value = build.op(ops.Softmax(over=over), value)
-    elif form == "normalize":
-        value = build.op(ops.Normalize(over=over), value, name="probability")
-    return arranging.merged_rows(build, value, heads, "probability")
-
-
-def _not_by_head(build: Builder, which: str) -> None:
-    build.sink.error(
-        "E0208",
-        f"losses over the {which} of decisions for each head are not yet in this compiler",
-        build.frame.unit.span,
-        help="`balance`, `importance`, `entropy` and `z` are",
-    )
-
-
-def _noise(build: Builder) -> tuple[Value, Node | None]:
-    """The score before its last noise, and that noise if there is one."""
-    score = value = build.scope["score"]
-    while (maker := build.frame.unit.producer(value)) is not None:
-        if isinstance(maker.op, ops.Noise) and maker.op.form == "gaussian":
-            return _wide(build, maker.inputs[0]), maker
-        if not isinstance(maker.op, ops.Cast):
-            break
-        value = maker.inputs[0]
-    return score, None
-
-
-def _load(build: Builder, wanted: Wanted, expert: Value) -> tuple[ops.Statistic, tuple[Value, ...]]:
-    """How likely each choice is kept, were the noise drawn again; how often, where nothing wants to know it smooth."""
-    clean, noise = _noise(build)
-    picked = build.frame.unit.producer(expert)
-    is_top = picked is not None and isinstance(picked.op, ops.TopK)
-    kept = build.last(expert).size or 0
-    many = wanted.per_sequence
-    if wanted.bar and (noise is None or not is_top):
-        what = "noise in the score" if noise is None else "the largest k of the score kept"
-        build.sink.error(
-            "E0503",
-            f"`load` needs {what}, and there is none here",
-            build.frame.unit.span,
-            "decides without",
-            help="`score = linear -> gaussian(1 / choices)`, and `select = top_k(2)`",
-        )
-    if not wanted.bar or noise is None:
-        op = ops.Statistic(which="load", per_sequence=many, kept=kept)
-        return op, (build.scope["score"],)
-    assert isinstance(noise.op, ops.Noise)
-    std = None if noise.op.learned else noise.op.amount
-    op = ops.Statistic(which="load", per_sequence=many, kept=kept, bar=wanted.bar, std=std)
-    return op, (clean, build.scope["score"], *noise.inputs[1:])
-
-
-def _probability(build: Builder, wanted: Wanted, gate: Value) -> tuple[str, Value]:
-    """`gate / sum(gate)`; softmax(score) where no gate is given."""
-    score = build.scope["score"]
-    if wanted.of == "score" or gate is score:
-        return "softmax", score
-    maker = next((n for n in build.frame.unit.nodes if gate in n.outputs), None)
-    return ("given" if _sums_to_one(maker) else "normalize"), gate
-
-
-def _sums_to_one(node: Node | None) -> bool:
-    return node is not None and isinstance(node.op, ops.Softmax | ops.Normalize)
-
-
-def wanted_of(recipes: list[terms.Recipe]) -> Wanted:
-    """The union over all losses of a model, and all numbers that follow the load."""
-    from moedsl.constructs.losses import Loss
-    from moedsl.constructs.registry import construct_of, constructs
-    from moedsl.constructs.router import Router
-    from moedsl.constructs.states import Balancing, Stateful
-
-    known = constructs()
-    makers = (Loss, Router, Balancing, Stateful)
-    made = [construct_of(r) for r in recipes if issubclass(known[r.construct], makers)]
-    losses = [loss for loss in made if isinstance(loss, Loss)]
-    bounded = any(router.bounds_rows for router in made if isinstance(router, Router))
-    found = {s for loss in losses for s in loss.reads()}
-    if any(isinstance(one, Balancing | Stateful) for one in made):
-        found.add("choices")
-    per_sequence = any(
-        "sequence" in (getattr(loss, "over", ""), getattr(loss, "per", "")) for loss in losses
-    )
-    return Wanted(tuple(s for s in ORDER if s in found), per_sequence, bounded=bounded)

@@ -123,7 +123,7 @@ def test_counting_in_bfloat16_would_give_room_twice(library):
 
 
 def test_later_rows_move_earlier_ones_by_rank_and_not_first_come(library):
-    """Facts 0.5: with two picks a first pick of a later row evicts a second pick of an earlier one."""
+    """With two picks a first pick of a later row evicts a second pick of an earlier one."""
     moved = dict.fromkeys(FUNCTIONS, 0)
     for seed in range(200):
         _ranking, picks, gates, _ = drawn(seed, 8, 2)

@@ -158,7 +158,7 @@ def test_models_compile_whole(name: str) -> None:
 
 
 def test_weights_before_and_after_drops_differ() -> None:
-    """Facts 16.13: the weight of the pick that is left differs by up to 2."""
+    """The weight of the pick that is left differs by up to 2."""
     before, after = model_of(package("first come")), model_of(package("served"))
     text = NORMED + "capacity = 0.75"
     before = model_of(built(spec(text)))
@@ -170,7 +170,7 @@ def test_weights_before_and_after_drops_differ() -> None:
 
 
 def test_padding_takes_no_room() -> None:
-    """Facts 16.15: two padded rows must not cost real ones their place."""
+    """Two padded rows must not cost real ones their place."""
     model = model_of(built(spec(RAW + "capacity = slots(3)")))
     ids = tokens()
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -183,7 +183,7 @@ def test_padding_takes_no_room() -> None:
 
 
 def test_a_later_token_moves_an_earlier_one_only_where_that_is_allowed() -> None:
-    """Facts 16.12, on whole models: the spec that is refused is the one that looks ahead."""
+    """On whole models: the spec that is refused is the one that looks ahead."""
     ids = tokens(1, 21)
     changed = ids.clone()
     changed[0, 12:] = (ids[0, 12:] + 7) % 32

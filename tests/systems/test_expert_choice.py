@@ -73,7 +73,7 @@ def test_loads_are_equal_and_tokens_have_many_or_none() -> None:
 
 
 def test_softmax_over_tokens_would_choose_others() -> None:
-    """Facts 16.24: the axis is experts; the precursor's was tokens."""
+    """The axis is experts; the precursor's was tokens."""
     model = model_of(built(spec(CASES["batch"][0])))
     routing = model(tokens()).routing["layer.0.sparse"]
     other = plain.take(routing.logits_NE.softmax(0).tolist(), 21, 7)
