@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gpu bench golden grammar clean
+.PHONY: help setup demo test gpu bench golden errors grammar clean
 
 help:
 	@echo "make demo    compile Mixtral 8x7B, then train a small variant beside a dense model (about 4 minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench   timings of the compiler and of printed code on this machine"
 	@echo "make gpu     print packages, then check and measure them on this machine's GPU"
 	@echo "make golden  rewrite tests/golden from what the compiler prints now"
+	@echo "make errors  measure anew how far systems are from their oracles (docs/systems)"
 	@echo "make grammar make the parser's tables anew, after an edit of grammar/moe.lark"
 	@echo "make clean   remove what the other targets made"
 
@@ -56,6 +57,12 @@ bench: $(STAMP)
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest -q --update-golden -m "not slow and not gpu"
+
+errors: $(STAMP)
+	rm -f build/errors.jsonl && mkdir -p build
+	$(BIN)/python -m pytest -q tests/systems tests/parity --errors build/errors.jsonl
+	$(BIN)/python -m tests.agree build/errors.jsonl
+	$(BIN)/python -m pytest -q -n0 tests/systems/test_page.py --update-golden
 
 grammar: $(STAMP)
 	$(BIN)/python -m moedsl.syntax.tables grammar/moe.tables.json

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import agree
+
 # One worker a core: threads of torch's own would only take turns. Set before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,9 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write goldens instead of comparing"
     )
+    parser.addoption("--errors", metavar="FILE", help="note how far systems are from their oracles")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--errors"):
+        agree.FILE[:] = [Path(config.getoption("--errors")).absolute()]
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError(
             "--update-golden is refused in CI: goldens are reviewed where they change"

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from tests.agree import agree  # noqa: E402
 from tests.packages import model_class, package  # noqa: E402
 from tests.parity.families import FAMILIES, Family  # noqa: E402
 
@@ -58,6 +59,7 @@ def test_logits(family, pairs):
         actual = ours(tokens()).logits
     assert expected.std() > 0.3, "unit scale, or the tolerance means nothing"
     assert (actual - expected).abs().max() < 1e-5 * max(1.0, expected.std().item())
+    agree(actual, expected, 1e-5, family.spec)
 
 
 @each_sparse
@@ -129,9 +131,9 @@ def test_every_gradient(family, pairs_fresh, tmp_path):
 
     expected = safetensors.torch.load_file(tmp_path / "theirs" / "model.safetensors")
     assert set(actual) == set(expected)
-    for name, gradient in expected.items():
-        error = (actual[name] - gradient).norm() / gradient.norm().clamp(min=1e-12)
-        assert error < 1e-4, f"{name}: relative error {error:.2e}"
+    names = list(expected)
+    found, wanted = [actual[n] for n in names], [expected[n] for n in names]
+    agree(found, wanted, 1e-4, family.spec, of="gradients")
 
 
 def cross_entropy(logits, ids):

@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: E402
 import moedsl.pipeline  # noqa: E402
 from moedsl.ir.cost import cost  # noqa: E402
 from moedsl.source import Source  # noqa: E402
+from tests.agree import agree  # noqa: E402
 from tests.generated.variants import gradients  # noqa: E402
 from tests.packages import SPECS, compiled, imported, model_class, package  # noqa: E402
 
@@ -209,10 +210,10 @@ def test_values_and_every_gradient(name, training):
     routing = output.routing if name == "switch_attention_lm" else None
     wanted = formula(name, model, ids, routing)
     assert wanted.std() > 0.3
-    assert worst(output.logits, wanted) < 1e-9
+    agree(output.logits, wanted, 1e-9, name)
     weights = list(model.parameters())
-    pairs = zip(gradients(output.logits, *weights), gradients(wanted, *weights), strict=True)
-    assert max(worst(a, b) for a, b in pairs) < 1e-7
+    found, want = gradients(output.logits, *weights), gradients(wanted, *weights)
+    agree(found, want, 1e-7, name, of="gradients")
 
 
 @each

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.agree import agree
 from tests.systems.small import built, codes, model_of, spec, tokens, watched
 
 ROUTER = """\
@@ -59,11 +60,11 @@ def test_the_bias_moves_the_choice_and_no_weight(gate: str, weigh: str) -> None:
         }[weigh]
         record = output.routing[f"layer.{i}.sparse"]
         assert torch.equal(record.expert_NK, expert)
-        torch.testing.assert_close(record.weight_NK, weight, rtol=1e-13, atol=0)
+        agree(record.weight_NK, weight, 1e-13, "loss_free")
         moved += int((score.topk(2).indices != expert).sum())
         given_back = torch.autograd.grad(record.weight_NK.square().sum(), x, retain_graph=True)
         wanted = torch.autograd.grad(weight.square().sum(), x, retain_graph=True)
-        torch.testing.assert_close(given_back, wanted, rtol=1e-11, atol=1e-14)
+        agree(given_back, wanted, 1e-11, "loss_free", of="gradients")
     assert moved > 10  # the bias had its say
 
 
@@ -88,7 +89,7 @@ def test_one_step_of_the_rule(module, again: bool) -> None:
     for i, layer in enumerate(model.layer):
         count = counts[i].double()
         wanted = before[i] + 1e-2 * (count.mean() - count).sign()
-        torch.testing.assert_close(layer.sparse.router.bias.value_E, wanted, rtol=0, atol=1e-15)
+        agree(layer.sparse.router.bias.value_E, wanted, 1e-14, "loss_free")
         padded = sum(load[f"layer.{i}.sparse"].choices_E.sum() for load in loads)
         assert padded == 3 * 2 * mask.sum()  # padding counts for nothing
 

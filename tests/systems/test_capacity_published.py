@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.agree import agree
 from tests.systems.small import built, codes, model_of, spec
 
 E, D = 6, 16
@@ -94,13 +95,12 @@ def test_nllb_routers_of_transformers(before: bool, prioritised: bool, training:
     _, want = theirs.route_tokens(logits, padding_mask=~real)
     found = dense(called(ours, x, real))
     assert ((want > 0).sum(1)[real] < 2).sum() > 3  # some overflow
-    torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-7)
+    agree(found, want, 1e-6, "gshard_lm")
     probe = torch.randn(found.shape, generator=torch.Generator().manual_seed(4))
     (found * probe).sum().backward()
     (want * probe).sum().backward()
-    torch.testing.assert_close(
-        ours.score.weight.grad, theirs.classifier.weight.grad, rtol=1e-4, atol=1e-6
-    )
+    gradients = ours.score.weight.grad, theirs.classifier.weight.grad
+    agree(*gradients, 1e-4, "gshard_lm", of="gradients")
 
 
 @pytest.mark.parametrize("k", (2, 3))
@@ -131,7 +131,7 @@ def test_gating_of_st_moe_pytorch(k: int, training: bool, monkeypatch: pytest.Mo
     want = combine.sum(-1).flatten(0, 1)
     picked = 48 * k
     assert 0.3 * picked < (want > 0).sum() < 0.9 * picked  # some stayed away, some overflowed
-    torch.testing.assert_close(dense(routing), want, rtol=1e-6, atol=1e-7)
+    agree(dense(routing), want, 1e-6, "st_moe")
     probe = torch.randn(want.shape, generator=torch.Generator().manual_seed(4))
     loss, theirs_loss = (dense(routing) * probe).sum(), (want * probe).sum()
     if training:
@@ -142,9 +142,8 @@ def test_gating_of_st_moe_pytorch(k: int, training: bool, monkeypatch: pytest.Mo
         loss, theirs_loss = loss + mine.mean(), theirs_loss + balance
     loss.backward()
     theirs_loss.backward()
-    torch.testing.assert_close(
-        ours.score.weight.grad, theirs.to_gates.weight.grad, rtol=1e-4, atol=1e-6
-    )
+    gradients = ours.score.weight.grad, theirs.to_gates.weight.grad
+    agree(*gradients, 1e-4, "st_moe", of="gradients")
 
 
 def test_the_second_pick_stays_as_often_as_its_share_says() -> None:

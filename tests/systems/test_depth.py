@@ -15,6 +15,7 @@ import moedsl.pipeline
 from moedsl.checks.causality import causality
 from moedsl.ir.cost import cost
 from moedsl.source import Source
+from tests.agree import agree
 from tests.packages import compiled, imported, model_class, package
 from tests.systems import plain_depth as plain
 
@@ -132,21 +133,17 @@ def formula(
     return torch.stack(rows)
 
 
-def compare(found: Tensor, wanted: Tensor, model: nn.Module, tolerance: float = 1e-6) -> float:
-    """Values, and every gradient of a drawn sum of them; the largest relative error (tables of angles are float32)."""
-    scale = wanted.abs().max()
-    error = ((found - wanted).abs().max() / scale).item()
+def compare(found: Tensor, wanted: Tensor, model: nn.Module, system: str = "mod_small") -> None:
+    """Values, and every gradient of a drawn sum of them (tables of angles are float32)."""
+    agree(found, wanted, 1e-6, system)
     drawn = torch.randn(
         wanted.shape, generator=torch.Generator().manual_seed(3), dtype=wanted.dtype
     )
     weights = [p for n, p in model.named_parameters() if "predicted" not in n]
     mine = torch.autograd.grad((found * drawn).sum(), weights)
     theirs = torch.autograd.grad((wanted * drawn).sum(), weights)
-    for one, other in zip(mine, theirs, strict=True):
-        assert other.abs().max() > 0
-        error = max(error, ((one - other).abs().max() / other.abs().max()).item())
-    assert error < tolerance, error
-    return error
+    assert all(gradient.any() for gradient in theirs)
+    agree(mine, theirs, 1e-6, system, of="gradients")
 
 
 @pytest.mark.parametrize("window", (0, 3))

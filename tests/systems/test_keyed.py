@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import moedsl.pipeline
 from moedsl.checks.causality import causality
 from moedsl.source import Source
+from tests.agree import agree
 from tests.packages import model_class, package
 from tests.systems.small import built, codes, model_of, spec, tokens
 
@@ -75,11 +76,11 @@ def test_a_hash_layer_is_the_feed_forward_of_its_table() -> None:
         ]
         x = x + torch.stack([torch.stack(row) for row in y])
     logits = F.rms_norm(x, (16,), weights["last.weight"], 1e-5) @ weights["head.weight"].T
-    torch.testing.assert_close(output.logits, logits, rtol=1e-12, atol=1e-12)
+    agree(output.logits, logits, 1e-12, "hash_layers")
     draw = torch.randn_like(logits)
     got = torch.autograd.grad((output.logits * draw).sum(), weights.values())
     want = torch.autograd.grad((logits * draw).sum(), weights.values())
-    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
+    agree(got, want, 1e-10, "hash_layers", of="gradients")
 
 
 def test_the_input_is_hashed_and_not_the_target() -> None:

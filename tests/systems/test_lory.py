@@ -13,6 +13,7 @@ import moedsl.pipeline  # noqa: E402
 from moedsl.checks.causality import causality  # noqa: E402
 from moedsl.ir.cost import cost  # noqa: E402
 from moedsl.source import Source  # noqa: E402
+from tests.agree import agree  # noqa: E402
 from tests.packages import compiled, imported, model_class  # noqa: E402
 
 WIDTH, INNER, EXPERTS, SEGMENT = 16, 24, 3, 4
@@ -105,7 +106,7 @@ def formula(merged, x_BTD, mask=None, *, own=False, segment=SEGMENT, lag=1, froz
     return torch.stack(outputs)
 
 
-def compared(merged, call, oracle, kept=None):
+def compare(merged, call, oracle, kept=None, tolerance=1e-12):
     x, y = (rows(2, 11, WIDTH).requires_grad_() for _ in range(2))
     twin = copy.deepcopy(merged)
     merged = copy.deepcopy(merged)
@@ -115,9 +116,10 @@ def compared(merged, call, oracle, kept=None):
         actual, expected, weight = actual[kept], expected[kept], weight[kept]
     (actual * weight).sum().backward()
     (expected * weight).sum().backward()
-    pairs = [(actual, expected), (x.grad, y.grad)]
-    pairs += [(a.grad, b.grad) for a, b in zip(merged.parameters(), twin.parameters(), strict=True)]
-    return max(error(a, b) for a, b in pairs)
+    found = [x.grad, *(p.grad for p in merged.parameters())]
+    wanted = [y.grad, *(p.grad for p in twin.parameters())]
+    agree(actual, expected, tolerance, "lory")
+    agree(found, wanted, tolerance, "lory", of="gradients")
 
 
 @pytest.mark.parametrize("text", (ZERO, OWN), ids=("zero", "own"))
@@ -128,13 +130,12 @@ def test_segments_are_the_formula(text, padded):
     if padded:
         mask = torch.ones(2, 11, dtype=torch.bool)
         mask[0, :3] = mask[1, 8:] = False
-    found = compared(
+    compare(
         merged,
         lambda m, x: m(x, 0, mask, None),
         lambda m, x: formula(m, x, mask, own=own),
         mask,
     )
-    assert found < 1e-12
 
 
 def test_a_sequence_is_the_formula():
@@ -147,7 +148,7 @@ def test_a_sequence_is_the_formula():
         )  # a segment that says what the sequence is about, then the sequence
         return formula(m, both, segment=11)[:, 11:]
 
-    assert compared(merged, lambda m, x: m(x, None), whole) < 1e-12
+    compare(merged, lambda m, x: m(x, None), whole)
 
 
 @pytest.mark.parametrize("naive", ({"lag": 0}, {"own": True}), ids=str)
@@ -158,8 +159,7 @@ def test_what_it_is_not(naive):
 
 def test_gradients_reach_shares_through_merged_weights():
     merged = made(ZERO)[1].layer[0].merged
-    found = compared(merged, lambda m, x: m(x, 0, None, None), formula)
-    assert found < 1e-12
+    compare(merged, lambda m, x: m(x, 0, None, None), formula)
     merged(rows(2, 11, WIDTH), 0, None, None).sum().backward()
     assert merged.router.score.weight.grad.norm() > 1e-3
 

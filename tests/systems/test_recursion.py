@@ -90,7 +90,7 @@ def test_tied_layers_come_back_with_their_weights():
             for at in ("one.0", "one.1"):
                 xs = plain.layer(w, at, xs, range(LENGTH), HEADS)
         rows.append(xs)
-    compare(model(ids).logits, logits(w, rows), model)
+    compare(model(ids).logits, logits(w, rows), model, "mor_small")
     model.eval()
     whole = model(ids).logits
     torch.testing.assert_close(stepped(model, module, ids, [4] + [1] * 5), whole)
@@ -191,7 +191,7 @@ def test_rounds_serve_ever_fewer():
     model = model_of(built(spec("rounds", ROUNDS)))
     ids = tokens(3, 10)
     output = model(ids)
-    compare(output.logits, formula(model, ids, (1, 0.6, 0.3)), model)
+    compare(output.logits, formula(model, ids, (1, 0.6, 0.3)), model, "mor_small")
     first, second = (output.depth[f"rounds.0.round_{n}"].served_BT for n in (1, 2))
     assert first.sum(1).tolist() == [6] * 3 and second.sum(1).tolist() == [3] * 3
     assert not (second & ~first).any()

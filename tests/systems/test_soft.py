@@ -13,6 +13,7 @@ import moedsl.pipeline  # noqa: E402
 from moedsl.checks.causality import causality  # noqa: E402
 from moedsl.ir.cost import cost  # noqa: E402
 from moedsl.source import Source  # noqa: E402
+from tests.agree import agree  # noqa: E402
 from tests.packages import imported, model_class  # noqa: E402
 
 EXPERTS, SLOTS, WIDTH, INNER = 4, 2, 16, 24
@@ -124,35 +125,36 @@ def error(actual, expected):
     return ((actual - expected).norm() / expected.norm()).item()
 
 
-def compared(sparse, inputs, call, oracle):
-    """The largest relative error of values and of all gradients."""
+def compare(system, sparse, inputs, call, oracle, tolerance=1e-13):
+    """Values and all gradients."""
     x = inputs.clone().requires_grad_()
     twin, y = copy.deepcopy(sparse), inputs.clone().requires_grad_()
     actual, expected = call(sparse, x), oracle(twin, y)
     weight = rows(*actual.shape, seed=9)
     (actual * weight).sum().backward()
     (expected * weight).sum().backward()
-    pairs = [(actual, expected), (x.grad, y.grad)]
-    pairs += [(a.grad, b.grad) for a, b in zip(sparse.parameters(), twin.parameters(), strict=True)]
-    return max(error(a, b) for a, b in pairs)
+    found = [x.grad, *(p.grad for p in sparse.parameters())]
+    wanted = [y.grad, *(p.grad for p in twin.parameters())]
+    agree(actual, expected, tolerance, system)
+    agree(found, wanted, tolerance, system, of="gradients")
 
 
 def test_a_sequence_is_the_formula():
     sparse = made(ALL)[1].layer[0].sparse
-    assert compared(sparse, rows(2, 9, WIDTH), lambda s, x: s(x, None), formula) < 1e-13
+    compare("soft_moe_b32", sparse, rows(2, 9, WIDTH), lambda s, x: s(x, None), formula)
 
 
 def test_padding_is_in_no_slot():
     sparse = made(ALL)[1].layer[0].sparse
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[0, :3] = mask[1, 6:] = False
-    found = compared(
+    compare(
+        "soft_moe_b32",
         sparse,
         rows(2, 9, WIDTH),
         lambda s, x: s(x, mask)[mask],
         lambda s, x: formula(s, x, mask)[mask],
     )
-    assert found < 1e-13
     x = rows(2, 9, WIDTH)
     assert error(sparse(x, None)[mask], formula(sparse, x, mask)[mask]) > 1e-3
 
@@ -190,13 +192,14 @@ def test_the_package_of_pypi():
     given = theirs.norm(x).detach().requires_grad_()
     actual = sparse(given, mask)
     expected = theirs(x, mask=mask)
-    assert error(actual[mask], expected[mask]) < 1e-12
+    agree(actual[mask], expected[mask], 1e-12, "soft_moe_b32")
     weight = rows(*actual.shape, seed=9) * mask[..., None]
     (actual * weight).sum().backward()
     (expected * weight).sum().backward()
     for e, layers in enumerate(theirs.experts.experts):
-        assert error(sparse.experts.up.grad[e], layers[0].weight.grad) < 1e-12
-        assert error(sparse.experts.down.grad[e], layers[3].weight.grad) < 1e-12
+        found = [sparse.experts.up.grad[e], sparse.experts.down.grad[e]]
+        wanted = [layers[0].weight.grad, layers[3].weight.grad]
+        agree(found, wanted, 1e-12, "soft_moe_b32", of="gradients")
 
 
 # --- slots of a prefix ----------------------------------------------------------------------------
@@ -205,8 +208,8 @@ def test_the_package_of_pypi():
 def test_a_prefix_is_the_formula_on_what_came_before():
     """150 tokens are more than two chunks."""
     sparse = made(PREFIX)[1].layer[0].sparse
-    found = compared(sparse, rows(1, 150, WIDTH), lambda s, x: s(x, 0, None, None), prefix_formula)
-    assert found < 1e-11
+    inputs = rows(1, 150, WIDTH)
+    compare("soft_causal", sparse, inputs, lambda s, x: s(x, 0, None, None), prefix_formula, 1e-11)
 
 
 def test_large_scores_stay_finite():
@@ -358,13 +361,14 @@ def test_segments_are_the_formula(padded):
     if padded:
         mask[0, :3] = mask[1, 9:] = False
     given = mask if padded else None
-    found = compared(
+    compare(
+        "soft_causal",
         sparse,
         rows(2, 13, WIDTH),
         lambda s, x: s(x, 0, given, None)[mask],
         lambda s, x: segment_formula(s, x, given)[mask],
+        1e-12,
     )
-    assert found < 1e-12
 
 
 def test_segments_do_not_see_the_future():

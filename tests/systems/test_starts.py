@@ -18,6 +18,7 @@ from torch import Tensor
 import moedsl.pipeline
 from moedsl.source import Source
 from tests import packages
+from tests.agree import agree
 
 LAYERS, WIDTH, HIDDEN, VOCAB = 2, 64, 96, 256
 TINY = packages.source("tiny").text
@@ -76,7 +77,7 @@ def test_copies_of_one_layer_are_that_layer(tmp_path: Path) -> None:
         )
         expected = F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
         found, _ = model.layer[i].sparse(x)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        agree(found, expected, 1e-5, "tiny_upcycled")
     assert torch.equal(model.layer[1].own.q.weight, files["model.layers.1.self_attn.q_proj.weight"])
 
 
@@ -121,7 +122,7 @@ def test_shards_of_a_layer_chosen_together_are_that_layer(tmp_path: Path) -> Non
     found, routing = model.layer[0].sparse(x)
     assert torch.equal(routing.expert_NK[:, 0] // 2, routing.expert_NK[:, 1] // 2)
     assert len(routing.expert_NK[:, 0].unique()) > 1
-    torch.testing.assert_close(2 * found, expected, rtol=1e-5, atol=1e-5)
+    agree(2 * found, expected, 1e-5, "tiny_upcycled")
 
 
 def test_new_rows_start_at_the_mean(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from moedsl.ir.info import info_table  # noqa: E402
+from tests.agree import agree  # noqa: E402
 from tests.packages import compiled, model_class, package  # noqa: E402
 
 SMALL = (
@@ -124,7 +125,7 @@ def test_logits_and_decisions_with_drops(pairs):
         got = ours(source, tokens)
         drops = their_drops(theirs, source, tokens)
     assert wanted.std() > 0.3
-    torch.testing.assert_close(got.logits, wanted, rtol=1e-5, atol=1e-5)
+    agree(got.logits, wanted, 1e-5, "switch_base")
     mine = [(routing.expert_NK == 4).flatten() for routing in got.routing.values()]
     assert sum(each.sum() for each in drops) > 20, "drops must happen to be compared"
     for own, other in zip(mine, drops, strict=True):
@@ -158,7 +159,7 @@ def test_every_gradient_and_the_whole_loss(pairs, tmp_path):
     got = ours(source, tokens)
     loss = torch.nn.functional.cross_entropy(got.logits.flatten(0, 1), labels.flatten())
     whole = loss + sum(got.losses.values())
-    torch.testing.assert_close(whole, wanted.loss, rtol=1e-5, atol=1e-6)
+    agree(whole, wanted.loss, 1e-5, "switch_base")
     aux = 1e-2 * (wanted.encoder_aux_loss + wanted.decoder_aux_loss)
     torch.testing.assert_close(got.losses["sparse.balance"], aux, rtol=1e-5, atol=0)
     z = 1e-3 * (wanted.encoder_z_loss + wanted.decoder_z_loss)
@@ -174,9 +175,8 @@ def test_every_gradient_and_the_whole_loss(pairs, tmp_path):
     gradients = safetensors.torch.load_file(next(tmp_path.glob("*.safetensors")))
     named = dict(theirs.named_parameters())
     assert gradients.keys() == named.keys()
-    for name, gradient in gradients.items():
-        other = torch.zeros_like(gradient) if named[name].grad is None else named[name].grad
-        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6, msg=name)
+    others = [named[name].grad for name in gradients]
+    agree(list(gradients.values()), others, 1e-4, "switch_base", of="gradients")
 
 
 @pytest.mark.parametrize("left", (False, True), ids=("right", "left"))

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: E402
 import moedsl.pipeline  # noqa: E402
 from moedsl.checks.causality import causality  # noqa: E402
 from moedsl.ir.info import info_table  # noqa: E402
+from tests.agree import agree  # noqa: E402
 from tests.packages import compiled, model_class, package, source  # noqa: E402
 
 SMALL = ("vocab=60", "width=16", "drop=0", "own.heads=2", "own.head_dim=6")
@@ -92,14 +93,14 @@ def test_the_router_is_that_of_transformers(case, before):
     got = ours(x, ~padding, None)
     torch.testing.assert_close(got.logits_NE, logits)
     kept = torch.zeros(50, 5).scatter_add(1, got.expert_NK, got.weight_NK)[:, :4]
-    torch.testing.assert_close(kept[~padding], wanted[~padding], rtol=1e-5, atol=1e-6)
+    agree(kept[~padding], wanted[~padding], 1e-5, "gshard")
     assert (got.expert_NK[~padding] == 4).sum() > 3, "some must find no room"
     direction = torch.randn(50, 4)
     (got_grad,) = torch.autograd.grad((kept * direction)[~padding].sum(), ours.score.weight)
     (their_grad,) = torch.autograd.grad(
         (wanted * direction)[~padding].sum(), theirs.classifier.weight
     )
-    torch.testing.assert_close(got_grad, their_grad, rtol=1e-4, atol=1e-6)
+    agree(got_grad, their_grad, 1e-4, "gshard", of="gradients")
     if case == "evaluation":
         naive = model_class(
             package(
@@ -171,7 +172,7 @@ def test_encoders_experts_take_the_tokens_that_fit_best():
         hidden = F.relu(F.linear(x[rows], sparse.experts.up[expert].double()))
         out = F.linear(hidden, sparse.experts.down[expert].double())
         wanted[rows] += share[rows, expert, None] * out
-    torch.testing.assert_close(y[real], wanted[real], rtol=1e-4, atol=1e-5)
+    agree(y[real], wanted[real], 1e-4, "expert_choice")
     taken = routing["encode.1.feed_forward"].expert_NK
     loads = torch.stack([(taken[real] == e).sum() for e in range(4)])
     assert (loads == slots).all() and (taken[~real] == 4).all()
@@ -208,7 +209,7 @@ def test_projections_are_mixtures_in_both_stacks():
     share = F.linear(x, own.q.router.score.weight).softmax(-1)
     best, expert = share.max(-1)
     wanted = torch.einsum("btd,btod->bto", x, own.q.experts.linear[expert]) * best[..., None]
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    agree(got, wanted, 1e-5, "switch_attention")
     assert torch.equal(routing.expert_NK.view(2, 5), expert)
     output = model(ids, tokens, source_mask=mask)
     assert {"encode.0.own.q", "decode.1.own_causal.v", "decode.0.cross.k"} <= output.routing.keys()

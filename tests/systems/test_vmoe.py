@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from moedsl.ir.cost import cost  # noqa: E402
+from tests.agree import agree  # noqa: E402
 from tests.packages import compiled, model_class, package  # noqa: E402
 
 EXPERTS, PICKS, WIDTH, GROUP = 6, 2, 32, 34
@@ -102,9 +103,10 @@ def test_values_and_gradients_where_experts_overflow(sparse):
     )
     (actual * weight).sum().backward()
     (expected * weight).sum().backward()
-    pairs = [(actual, expected), (x.grad, y.grad)]
-    pairs += [(a.grad, b.grad) for a, b in zip(ours.parameters(), twin.parameters(), strict=True)]
-    assert max(error(a, b) for a, b in pairs) < 1e-12
+    agree(actual, expected, 1e-12, "vmoe_b32")
+    found = [x.grad, *(p.grad for p in ours.parameters())]
+    wanted = [y.grad, *(p.grad for p in twin.parameters())]
+    agree(found, wanted, 1e-12, "vmoe_b32", of="gradients")
 
 
 @pytest.mark.parametrize("naive", ({"by_priority": False}, {"renormalised": True}), ids=str)
