@@ -33,6 +33,7 @@ class Selection(Construct):
     evens_out: ClassVar[bool] = (
         False  # every choice gets as much as every other, whatever is ranked
     )
+    ranks: ClassVar[bool] = True  # the first of a token's picks is its best
     bounds_rows: ClassVar[bool] = False  # experts get no more rows than a number known beforehand
 
 
@@ -65,6 +66,7 @@ class All(Selection):
     """Every choice is kept, best first."""
 
     evens_out = True
+    ranks = False
 
     def lower(self, build: Builder, x: Value) -> Value:
         choices = build.last(x)
@@ -128,6 +130,7 @@ class ExpertChoice(Selection):
         "Zhou et al., 2022, sections 3.2 and 3.3; flaxformer routing.py, ExpertsChooseMaskedRouter"
     )
     evens_out = True
+    ranks = False
     bounds_rows = True
     causality = "noncausal"
     most = Number(
@@ -172,6 +175,7 @@ class Positive(Selection):
     """
 
     source = "Wang et al., 2024 (ReMoE)"
+    ranks = False
 
     def lower(self, build: Builder, x: Value) -> Value:
         return build.op(ops.Positive(choices=build.last(x)), x, name="expert")

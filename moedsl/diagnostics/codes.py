@@ -110,6 +110,7 @@ CODES: dict[str, str] = {
     "E0502": "a loss that moves no parameter",
     "E0503": "a load where no noise makes it smooth",
     "E0504": "losses that read one decision in two ways",
+    "E0505": "a loss over first choices where none is first",
     # --- checkpoints
     "E0601": "a path of a checkpoint that no weight has",
     "E0602": "a weight that a checkpoint leaves out",
@@ -126,5 +127,6 @@ CODES: dict[str, str] = {
     "W1003": "a loss with a coefficient of 0",
     "W1004": "a weight that no stage trains",
     "W1005": "a loss over what is even anyway",
+    "W1006": "experts that cost nothing, balanced with those that do",
     "W1010": "a declaration that nothing reads",
 }

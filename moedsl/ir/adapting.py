@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
 from moedsl.ir import ops
-from moedsl.ir.deciding import evening_out
+from moedsl.ir.balanced import evening_out
 from moedsl.ir.graph import Graph, Unit, Value
 from moedsl.ir.kinds import span_of_kinds
 from moedsl.model import terms

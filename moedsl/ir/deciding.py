@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from moedsl.diagnostics.model import Label
-from moedsl.ir import arranging
+from moedsl.ir import arranging, balanced
 from moedsl.ir.graph import Dim, RecordType, Value
 from moedsl.ir.kinds import common_kinds
 from moedsl.ir.walk import takes_choices
@@ -33,7 +32,7 @@ def decide(
 ) -> Value:
     """The decision of a router at a place of its own, handed up to the root."""
     losses = [loss for one in (*mixtures, router) for loss in _losses(one)]
-    _warn_evened_out(build, router, losses)
+    balanced.check(build, router, mixtures, losses)
     wanted = replace(
         build.wanted,
         of=_agreed(build, losses, "of", ("gate", "score")) or "gate",
@@ -47,31 +46,6 @@ def decide(
     if isinstance(routing.type, RecordType):
         build.tap(routing)
     return routing
-
-
-def evening_out(router: terms.Recipe) -> terms.Recipe | None:
-    """The stage of a router's selection that gives every choice as much as every other."""
-    from moedsl.constructs.registry import constructs
-
-    select = router.setting("select")
-    select = select.train if isinstance(select, terms.Phase) else select
-    stages = [s for s in terms.stages_of(select) if isinstance(s, terms.Recipe)]
-    known = constructs()
-    return next((s for s in stages if getattr(known[s.construct], "evens_out", False)), None)
-
-
-def _warn_evened_out(build: Builder, router: terms.Recipe, losses: Sequence[terms.Recipe]) -> None:
-    stage = evening_out(router)
-    for loss in losses:
-        if stage is not None and loss.construct in ("balance", "load"):
-            build.sink.warn(
-                "W1005",
-                f"`{loss.construct}` has nothing to do: with `{stage.construct}` all choices get as much",
-                loss.span,
-                "pulls towards what is so anyway",
-                secondary=(Label(stage.span, "every choice gets as many tokens"),),
-                help="take the loss out",
-            )
 
 
 def _agreed(

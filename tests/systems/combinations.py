@@ -176,6 +176,7 @@ class Draw:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(f"combination {seed}")
         self.tags: set[str] = set()
+        self.unranked: set[str] = set()  # routers whose picks have no first
 
     def part(self, options: list[Part]) -> str:
         chosen = self.random.choice(options)
@@ -195,6 +196,8 @@ class Draw:
             gate, weigh = "score -> softmax", self.random.choice(["gate", "gate -> normalize"])
         if select.endswith("top_k(1)") and ("softmax" in weigh or "normalize" in weigh):
             weigh = "gate" if gate else "score -> sigmoid"  # one weight divided by itself is 1
+        if choosing or select in ("positive", "all"):
+            self.unranked.add(name)
         choose = self.part(CHOICES) if gate and not choosing and select != "all" else ""
         room = "" if choosing or select == "all" or not drops else self.part(ROOM)
         if "overflow" in room and not (select.startswith("top_k") and "->" not in select):
@@ -223,13 +226,15 @@ class Draw:
             router = f"router(score = {score}, gate = score -> softmax, select = all)"
             lines = [f"router = {router}", "experts = 4 * swiglu(12)", "mix = parameters"]
             return body("moe", name, lines)
-        weight = self.random.choice(["output", "output", "input"])
+        weight, loss = self.random.choice(["output", "output", "input"]), self.part(LOSSES)
+        if router in self.unranked:
+            loss = loss.replace(", count = first", "")
         lines = [
             f"router = {router}",
             f"experts = {self.part(BANKS)}",
             f"shared = {self.part(SHARED)}",
             f"weight = {weight}",
-            f"loss = {self.part(LOSSES)}",
+            f"loss = {loss}",
         ]
         return body("moe", name, lines)
 

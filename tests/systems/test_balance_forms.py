@@ -154,6 +154,28 @@ def test_what_does_not_go_together() -> None:
     assert codes(spec(SOFT + "weigh = gate -> normalize(kinds = full)\n", PLAIN)) == ["E0412"]
 
 
+@pytest.mark.parametrize("select", ["positive", "all", "expert_choice"])
+def test_first_choices_are_counted_where_one_is_first(select: str) -> None:
+    gate = "relu" if select == "positive" else "softmax"
+    room = "\ncapacity = 1\nlookahead = allowed" if select == "expert_choice" else ""
+    router = f"gate = score -> {gate}\nselect = phase(train = {select}, eval = {select}){room}"
+    for text in (router, router.replace(f"phase(train = {select}, eval = {select})", select)):
+        assert "E0505" in codes(spec(text, PLAIN + "loss = balance(0.01, count = first)"))
+        assert "E0505" not in codes(spec(text, PLAIN + "loss = balance(0.01)"))
+    assert codes(spec(SOFT, PLAIN + "loss = balance(0.01, count = first)")) == []
+
+
+@pytest.mark.parametrize("free", ["zero", "identity", "scale(learned)", "(scale(0.5) -> tanh)"])
+def test_experts_that_cost_nothing_are_balanced_apart(free: str) -> None:
+    bank = f"experts = [full = 4 * swiglu(8), skip = 2 * {free}]\n"
+    assert codes(spec(SOFT, bank + "loss = balance(0.01)")) == ["W1006"]
+    assert codes(spec(SOFT, bank + "loss = [z(1e-3), importance(1e-2)]")) == []
+    for said in ("average = skip", "light = skip, eta = 0.5", "together = skip"):
+        assert codes(spec(SOFT, bank + f"loss = balance(0.01, {said})")) == []
+    costly = "experts = [wide = 4 * swiglu(8), narrow = 2 * swiglu(4)]\n"
+    assert codes(spec(SOFT, costly + "loss = balance(0.01)")) == []
+
+
 def test_what_is_even_needs_no_balance() -> None:
     every = "gate = score -> softmax\nselect = all\n"
     assert codes(spec(every, PLAIN + "loss = balance(0.01)")) == ["W1005"]

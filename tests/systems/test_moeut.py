@@ -130,7 +130,7 @@ def test_logits_and_gradients():
     model = model_of(package("moeut_small", SMALL))
     ids = tokens(2, 5, vocab=13)
     wanted, _ = forward(model, ids)
-    compare(model(ids).logits, wanted, model)
+    compare(model(ids).logits, wanted, model, "moeut_small")
     # Gotcha 29: values and experts read the stream as it is.
     assert (wanted - forward(model, ids, normed=True)[0]).abs().max() > 1e-3
 
