@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import moedsl.pipeline
 from moedsl.checks.causality import causality
 from moedsl.source import Source
+from tests.agree import agree
 from tests.systems.small import built, codes, model_of, spec, tokens, watched
 from tests.systems.test_keyed import with_attention
 
@@ -83,10 +84,10 @@ def test_sinkhorn_is_megatrons(even) -> None:
         expert = megatron_sinkhorn(logits.detach()).topk(1).indices
         assert torch.equal(record.expert_NK, expert)
         weight = logits.sigmoid().gather(1, expert)
-        torch.testing.assert_close(record.weight_NK, weight, rtol=1e-13, atol=0)
+        agree(record.weight_NK, weight, 1e-13, "sinkhorn")
         given = torch.autograd.grad(record.weight_NK.square().sum(), x, retain_graph=True)
         want = torch.autograd.grad(weight.square().sum(), x, retain_graph=True)
-        torch.testing.assert_close(given, want, rtol=1e-12, atol=1e-14)
+        agree(given, want, 1e-12, "sinkhorn", of="gradients")
         greedy = logits.argmax(1, keepdim=True)
         moved += int((expert != greedy).sum())
         loads = [torch.bincount(each.flatten(), minlength=6).max() for each in (expert, greedy)]
@@ -179,7 +180,7 @@ def test_base_interpolates(exact) -> None:
 
     real = torch.ones(24, dtype=torch.bool)
     ours, theirs = x + block(x, real)[0], formula()
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+    agree(ours, theirs, 1e-12, "base_layers")
     draw = torch.randn_like(ours)
     wanted = [x, centroids, norm, bias, up, down]
     for a, b in zip(
@@ -187,7 +188,7 @@ def test_base_interpolates(exact) -> None:
         torch.autograd.grad((theirs * draw).sum(), wanted),
         strict=True,
     ):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        agree(a, b, 1e-10, "base_layers", of="gradients")
 
 
 # --- both -----------------------------------------------------------------------------------------
