@@ -156,6 +156,7 @@ class PrintedRoute:
     lanes: int
     block_rows: int
     warps: int
+    backward_warps: int
     summary: str
     inputs: tuple[str, ...]
     public_inputs: tuple[str, ...]
@@ -235,6 +236,8 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
         # Tiles of 2048 values: 8 to a thread at 8 warps, so that nothing spills.
         block_rows=max(1, min(64, 2048 // lanes)),
         warps=8 if lanes >= 32 else 4,
+        # With 8 warps ptxas saves registers where groups are limited, and spills some on sm_80.
+        backward_warps=8 if lanes >= 32 and not route.groups else 4,
         summary=summary(route, kept_softmax, rank_scores),
         **parameters(route, statistics),
     )

@@ -270,7 +270,7 @@ def route_top6_backward(
         d_logits_NE,
         T,
         BT=8,
-        num_warps=8,
+        num_warps=4,
     )
     return d_logits_NE
 

@@ -269,7 +269,7 @@ def route_limited_backward(
         d_logits_NE,
         T,
         BT=8,
-        num_warps=8,
+        num_warps=4,
     )
     return d_logits_NE
 
