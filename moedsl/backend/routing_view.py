@@ -237,7 +237,7 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
         block_rows=max(1, min(64, 2048 // lanes)),
         warps=8 if lanes >= 32 else 4,
         # With 8 warps ptxas saves registers where groups are limited, and spills some on sm_80.
-        backward_warps=8 if lanes >= 32 and not route.groups else 4,
+        backward_warps=8 if lanes >= 32 and route.groups == 1 else 4,
         summary=summary(route, kept_softmax, rank_scores),
         **parameters(route, statistics),
     )

@@ -238,7 +238,7 @@ def route_top4_backward(
         d_logits_NE,
         T,
         BT=64,
-        num_warps=4,
+        num_warps=8,
     )
     return d_logits_NE
 

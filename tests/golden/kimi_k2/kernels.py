@@ -254,7 +254,7 @@ def route_limited_backward(
         d_logits_NE,
         T,
         BT=4,
-        num_warps=4,
+        num_warps=8,
     )
     return d_logits_NE
 

@@ -177,7 +177,7 @@ def route_balanced_backward(
     N = logits_NE.shape[0]
     grid = (triton.cdiv(N, 32),)
     route_balanced_bwd_kernel[grid](
-        d_weight_NK, logits_NE, expert_NK, d_logits_NE, N, BT=32, num_warps=4
+        d_weight_NK, logits_NE, expert_NK, d_logits_NE, N, BT=32, num_warps=8
     )
     return d_logits_NE
 

@@ -216,7 +216,7 @@ def route_by_sigmoid_backward(
         d_logits_NE,
         T,
         BT=4,
-        num_warps=4,
+        num_warps=8,
     )
     return d_logits_NE
 

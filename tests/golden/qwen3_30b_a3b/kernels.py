@@ -245,7 +245,7 @@ def route_top8_backward(
         d_logits_NE,
         T,
         BT=16,
-        num_warps=4,
+        num_warps=8,
     )
     return d_logits_NE
 
