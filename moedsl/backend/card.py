@@ -50,7 +50,7 @@ def plan_card(
         drawing(graph, classes),
         usage(graph, exported, classes[graph.root]),
         training(graph, adapts="tally" in exported),
-        any(is_ids(value) for value in graph.root.inputs),
+        _reads_tokens(graph),
         rooms(routers(graph)),
     )
 
@@ -113,6 +113,10 @@ def usage(graph: Graph, exported: tuple[str, ...], model: str) -> tuple[str, ...
     return (*lines, *(said if "generate" in calls else ()))
 
 
+def _reads_tokens(graph: Graph) -> bool:
+    return any(is_ids(value) and stream_of(value) for value in graph.root.inputs)
+
+
 def inputs(graph: Graph) -> dict[str, str]:
     """Something of the right shape for each input."""
     found = {}
@@ -134,7 +138,7 @@ def training(graph: Graph, adapts: bool) -> tuple[str, ...]:
         "# optimizer.step(), then what follows the load:",
         "model.adapt(tally(output.routing))",
     )
-    if not any(is_ids(value) for value in graph.root.inputs):
+    if not _reads_tokens(graph):
         (first, *_) = output_fields([value.name for value in graph.root.outputs])
         return (
             f"output = model({', '.join(inputs(graph))})",

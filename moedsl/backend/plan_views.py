@@ -48,8 +48,9 @@ def wants(graph: Graph) -> list[str]:
 
 
 def losses_want(graph: Graph) -> list[str]:
-    """What losses.py imports of the runtime library."""
-    return [name for op in every_op(graph) for name in getattr(op, "library", ())]
+    """What losses.py imports of the runtime library, and what goes with operations for people to use."""
+    known = [(*getattr(op, "library", ()), *getattr(op, "beside", ())) for op in every_op(graph)]
+    return [name for names in known for name in names]
 
 
 def plan_routing(

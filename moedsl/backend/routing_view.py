@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 Statistic = Literal[
-    "choices", "first", "probability", "z", "entropy", "weight", "gate", "clean", "load"
+    "choices", "first", "probability", "z", "entropy", "weight", "gate", "clean", "load", "rebuilt"
 ]
 
 # What the losses can ask for: the field of the printed Routing, and whether it has a gradient.
@@ -31,6 +31,7 @@ FIELDS: dict[Statistic, tuple[str, bool]] = {
     "gate": ("gate_SE", True),
     "clean": ("clean_SE", True),
     "load": ("load_SE", True),
+    "rebuilt": ("rebuilt_S", True),
 }
 FUSED = ("choices", "first", "probability", "z", "entropy")
 FILES = ("routing.py", "experts.py", "reference.py", "kernels.py")

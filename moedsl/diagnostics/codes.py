@@ -111,6 +111,7 @@ CODES: dict[str, str] = {
     "E0503": "a load where no noise makes it smooth",
     "E0504": "losses that read one decision in two ways",
     "E0505": "a loss over first choices where none is first",
+    "E0506": "a reconstruction where nothing is rebuilt",
     # --- checkpoints
     "E0601": "a path of a checkpoint that no weight has",
     "E0602": "a weight that a checkpoint leaves out",

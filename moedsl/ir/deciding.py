@@ -40,12 +40,29 @@ def decide(
         kinds=common_kinds(mixtures),
         heads=heads,
     )
+    by, named = _labelled(build, router, losses, named or {})
+    wanted = replace(wanted, by=by)
     routing = build.units.call(router, x, named=named, place=place, width=choices, extra=wanted)
     if heads is not None and routing not in build.bad:
         arranging.check_by_head(build, router, routing)
     if isinstance(routing.type, RecordType):
         build.tap(routing)
     return routing
+
+
+def _labelled(
+    build: Builder, router: terms.Recipe, losses: Sequence[terms.Recipe], named: dict[str, Value]
+) -> tuple[str, dict[str, Value]]:
+    """The label that a loss over the decision goes by, handed to the router by its name."""
+    by = next(
+        (dict(loss.settings)["by"] for loss in losses if loss.construct == "reconstruction"), None
+    )
+    if by is None:
+        return "", named
+    name = by.name if isinstance(by, terms.Tensor) else "label"
+    if name in build.units.names.of(router).mentioned:
+        return name, named
+    return name, {**named, name: build.evaluate(by)}
 
 
 def _agreed(

@@ -9,7 +9,7 @@ from moedsl.constructs import declare
 from moedsl.ir import deciding, ops, problems
 from moedsl.ir.frame import Hint
 from moedsl.ir.graph import Dim, TensorType, Value
-from moedsl.ir.shapes import is_ids, is_sequence
+from moedsl.ir.shapes import is_ids, is_sequence, per_sequence
 from moedsl.ir.walk import fits_width, sets_width
 from moedsl.model import terms
 from moedsl.model.terms import Term, type_of
@@ -145,7 +145,7 @@ def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: V
     if build.frame.rows is not None and construct.whole:
         problems.not_in_a_bank(build, recipe)
         return build.poison(x)
-    if construct.kind in SEQUENCED and x not in build.bad and not is_sequence(x):
+    if construct.kind in SEQUENCED and x not in build.bad and not _serves(construct, x):
         return problems.no_sequence(build, recipe, x)
     if not construct.unit and x not in build.bad and not _takes(construct, x):
         return problems.ids_and_numbers(build, f"`{recipe.name}`", recipe.span, x)
@@ -154,6 +154,11 @@ def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: V
     with build.body(x=x):
         build.run(recipe.body, [value for _, value in recipe.settings])
         return construct.lower(build, x, *more, **named)
+
+
+def _serves(construct: Construct, x: Value) -> bool:
+    """A mixture also serves rows that are one for each sequence."""
+    return is_sequence(x) or (construct.kind == "moe" and per_sequence(x))
 
 
 def _takes(construct: Construct, x: Value) -> bool:
@@ -280,16 +285,11 @@ def _alike(build: Builder, first: Value, second: Value) -> tuple[Value, Value]:
         return first, build.merged(second)
     if build.last(second).split and not build.last(first).split:
         return build.merged(first), second
-    if is_sequence(first) and _per_sequence(second):
+    if is_sequence(first) and per_sequence(second):
         return first, build.op(ops.EveryPosition(), second)
-    if is_sequence(second) and _per_sequence(first):
+    if is_sequence(second) and per_sequence(first):
         return build.op(ops.EveryPosition(), first), second
     return first, second
-
-
-def _per_sequence(value: Value) -> bool:
-    """One row for each sequence, [B, D]."""
-    return isinstance(value.type, TensorType) and value.type.letters[:-1] == "B"
 
 
 def _is_per_head(value: Value) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs.losses import L1, Balance, Entropy, Importance, Load, Loss, Z
+from moedsl.constructs.rebuilding import Reconstruction
 from moedsl.constructs.registry import construct_of
 from moedsl.constructs.states import Stateful
 from moedsl.frozen import frozen, record
@@ -192,7 +193,7 @@ def _add(
             )
         case Z():
             op = ops.ZLoss(**common, layers=loss.layers)
-        case Importance() | Load() | Entropy() | L1():
+        case Importance() | Load() | Entropy() | L1() | Reconstruction():
             op = ops.Penalty(
                 **common, layers=loss.layers, reads=loss.reads(), **_measure(loss, homes)
             )
@@ -213,7 +214,9 @@ def _coefficient(loss: Loss) -> dict[str, Any]:
     return {"coefficient": 1.0, "state": stateful.state()}
 
 
-def _measure(loss: Importance | Load | Entropy | L1, homes: list[Decided]) -> dict[str, Any]:
+def _measure(
+    loss: Importance | Load | Entropy | L1 | Reconstruction, homes: list[Decided]
+) -> dict[str, Any]:
     """What is printed: a function of the runtime library, and what it reads."""
     match loss:
         case Importance() | Load():
@@ -231,6 +234,8 @@ def _measure(loss: Importance | Load | Entropy | L1, homes: list[Decided]) -> di
             call = "token_entropy" if loss.per == "token" else f"{over}_entropy"
             pooled = loss.per == "mean" and loss.over == "model"
             return {"call": call, "negative": loss.aim == "high", "pooled": pooled}
+        case Reconstruction():
+            return {"call": "mean_rebuilt"}
         case L1():
             return {"call": "balanced_l1", "arguments": f", {number(float(loss.picks))}"}
 

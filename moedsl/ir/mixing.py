@@ -9,7 +9,7 @@ from moedsl.frozen import frozen
 from moedsl.ir import arranging, deciding, expressions, ops, problems, soft
 from moedsl.ir.graph import Dim, TensorType, Unit, Value
 from moedsl.ir.ops_base import dims_of
-from moedsl.ir.shapes import rows_of
+from moedsl.ir.shapes import per_sequence, rows_of
 from moedsl.model import terms
 from moedsl.model.terms import Term
 
@@ -64,8 +64,8 @@ def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
     slots = soft.soft_of(moe.router)
     if slots is not None:
         return _shared(build, moe, x, soft.lower_soft(build, moe, x, route, slots))
-    rows = build.op(ops.Rows(rows=rows_of(x)), x, name="x")
-    read = rows if route is None else build.op(ops.Rows(rows=rows_of(route)), route, name="route")
+    rows = as_rows(build, x, "x")
+    read = rows if route is None else as_rows(build, route, "route")
     heads = None
     if moe.per == "head":
         heads = arranging.heads_of(build, moe, x)
@@ -82,8 +82,15 @@ def lower_moe(build: Builder, moe: Moe, x: Value, route: Value | None) -> Value:
     for part in parts[1:]:
         total = build.op(ops.Combination(operator="+"), total, part)
     same = build.last(total).size == build.last(x).size
-    y = build.op(ops.Unrows(same=same), build.named(total, "y"), x)
+    back = ops.RowNames(like=True) if per_sequence(x) else ops.Unrows(same=same)
+    y = build.op(back, build.named(total, "y"), x)
     return _shared(build, moe, x, y)
+
+
+def as_rows(build: Builder, x: Value, name: str) -> Value:
+    """The rows of a stream, all sequences together; rows that are one for each sequence are so as they stand."""
+    op = ops.RowNames(rows=rows_of(x)) if per_sequence(x) else ops.Rows(rows=rows_of(x))
+    return build.op(op, x, name=name)
 
 
 def kinds_of(moe: Moe) -> list[Kind]:

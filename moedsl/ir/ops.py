@@ -15,6 +15,7 @@ ops_depth       blocks that serve some of the tokens
 ops_keyed       selections by what a row is, whatever it scores
 ops_losses      losses over routings
 ops_noise       what is drawn anew in each forward
+ops_rebuilding  autoencoders side by side
 ops_states      numbers that a rule moves
 ops_soft        slots that are mixtures of tokens, experts merged into one
 ops_streams     images, positions, pooling
@@ -88,7 +89,7 @@ from moedsl.ir.ops_dispatch import (
     RowWeights,
     WeightSum,
 )
-from moedsl.ir.ops_keyed import Assigned, ByPhase, EveryRow, OnePick, TableRows
+from moedsl.ir.ops_keyed import Assigned, ByPhase, EveryRow, FillPicks, OnePick, TableRows
 from moedsl.ir.ops_losses import Balance, Listing, LossTerm, Penalty, ZLoss
 from moedsl.ir.ops_noise import Noise
 from moedsl.ir.ops_pointwise import (
@@ -105,6 +106,7 @@ from moedsl.ir.ops_pointwise import (
     Softmax,
     Zeros,
 )
+from moedsl.ir.ops_rebuilding import Rebuild, RebuildError
 from moedsl.ir.ops_routing import (
     Gather,
     LimitGroups,
@@ -134,6 +136,7 @@ from moedsl.ir.ops_shape import (
     Field,
     MergeHeads,
     OneHead,
+    RowNames,
     Rows,
     SplitHeads,
     Unrows,
@@ -207,6 +210,7 @@ __all__ = [
     "EveryRow",
     "ExpertChoice",
     "Field",
+    "FillPicks",
     "FillPrefix",
     "FillSegments",
     "FillSlots",
@@ -263,12 +267,15 @@ __all__ = [
     "RealHeadRows",
     "RealRows",
     "RealTokens",
+    "Rebuild",
+    "RebuildError",
     "Regroup",
     "Remember",
     "RotaryTable",
     "Rotate",
     "Route",
     "Routed",
+    "RowNames",
     "RowWeights",
     "Rows",
     "Rule",

@@ -4,6 +4,8 @@
 other names its own fields. `atom` says whether the printed expression may stand inside another without parentheses.
 `imports` are what its code needs: "F", "torch", or ".state:rotate", collected by the plan.
 
+`beside` are functions of the runtime library that the package has for people to use, and does not call.
+
 What checks and counts read (see checks/traits.py and ir/cost.py), each optional beyond the defaults here:
 `sees`, `looks`, `causal_form`, `carries`, `normalizes`, `chosen`, `coefficient`; `flops_per_position`, `cached`,
 `spread`.

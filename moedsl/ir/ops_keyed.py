@@ -72,6 +72,25 @@ class OnePick(Op):
 
 
 @frozen(kw_only=True)
+class FillPicks(Op):
+    """Picks with `added` absent ones behind, [N, K]."""
+
+    kept: Dim
+    choices: Dim
+    added: int
+    imports: ClassVar[tuple[str, ...]] = ("F",)
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"F.pad({{0}}, (0, {self.added}), value={self.choices.size})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        one = dims_of(inputs[0])
+        return (replace(one, dims=(*one.dims[:-1], self.kept)),)
+
+
+@frozen(kw_only=True)
 class ByPhase(Op):
     """(picks in training, picks else) -> those of the phase. It prints as a statement for each, and only one of the two
     is computed."""

@@ -194,6 +194,8 @@ class Statistic(Op):
 
     @property
     def carries(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        if self.which == "rebuilt":
+            return () if self.form == "none" else (0, 1)
         return (0, 1, 2) if self.which == "load" else (0,)
 
     @property
@@ -203,6 +205,10 @@ class Statistic(Op):
         match self.which:
             case "weight":
                 value = f"weight_of_each({{0}}, {{1}}, {self.choices})"
+            case "rebuilt":
+                value = "torch.zeros_like({0}[:, :1])"
+                if self.form != "none":
+                    value = "cross_entropies({0}, {1}, {2})"
             case "clean":
                 value = "{0}.softmax(-1)"
             case "load" if not self.bar:
@@ -224,7 +230,7 @@ class Statistic(Op):
                 value = self._distribution
             case "tokens":
                 return f"count_tokens({{0}}, {rest})"
-        squeeze = ".squeeze(1)" if self.which == "entropy" else ""
+        squeeze = ".squeeze(1)" if self.which in ("entropy", "rebuilt") else ""
         return f"segment_sum({value}, {rest}){squeeze}"
 
     @property
@@ -232,6 +238,8 @@ class Statistic(Op):
         """How many inputs say what it is of."""
         if self.which == "load":
             return (2 + (self.std is None)) if self.bar else 1
+        if self.which == "rebuilt":
+            return 1 if self.form == "none" else 3
         return 2 if self.which in ("choices", "first", "weight") else 1
 
     @property
@@ -252,6 +260,8 @@ class Statistic(Op):
         more = (".selection:count_picks",) if self.loose else ()
         if self.which == "weight":
             more = (".selection:weight_of_each",)
+        elif self.which == "rebuilt":
+            more = (".rebuilding:cross_entropies",) if self.form != "none" else ()
         elif self.which == "entropy":
             more = (".penalties:entropy",)
         elif self.which == "load":

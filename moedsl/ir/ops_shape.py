@@ -111,6 +111,25 @@ class Unrows(Op):
 
 
 @frozen(kw_only=True)
+class RowNames(Op):
+    """Rows under another name: [B, D] as [N, D], or back, like the second input."""
+
+    rows: Dim = Dim("B")
+    like: bool = False
+    literal: ClassVar[bool] = True
+    code: ClassVar[str] = "{0}"
+
+    @property
+    def carries(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return (0,)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        rows = dims_of(inputs[1]).dims[0] if self.like else self.rows
+        return (replace(x, dims=(rows, *x.dims[1:])),)
+
+
+@frozen(kw_only=True)
 class EveryPosition(Op):
     """A row for each sequence at all positions of it: [B, D] -> [B, 1, D]."""
 

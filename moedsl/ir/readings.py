@@ -5,15 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
-from moedsl.ir import arranging, ops
+from moedsl.ir import arranging, keyed, ops
 from moedsl.ir.graph import Dim, Node, TensorType, Value
 from moedsl.ir.kinds import Choices
+from moedsl.ir.shapes import is_ids
 from moedsl.model import terms
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
 
-ORDER = ("choices", "first", "probability", "z", "entropy", "weight", "gate", "clean", "load")
+ORDER = (
+    "choices",
+    "first",
+    "probability",
+    "z",
+    "entropy",
+    "weight",
+    "gate",
+    "clean",
+    "load",
+    "rebuilt",
+)
 
 
 @frozen
@@ -26,6 +38,7 @@ class Wanted:
     kinds: tuple[Choices, ...] = ()  # of the bank that is chosen from
     bar: str = ""  # what a noisy score has to pass, where a loss over the load reads this decision
     bounded: bool = False  # some router limits the rows that experts get
+    by: str = ""  # the label of a loss over what autoencoders rebuild
     heads: Dim | None = None  # of a decision that is made for each by itself
 
 
@@ -89,6 +102,9 @@ def statistics(
             found.append(build.op(op, picks.weight, picks.expert, *by_token))
         elif which in ("gate", "clean", "load") and heads is not None:
             _not_by_head(build, which)
+        elif which == "rebuilt":
+            op, values = _rebuilt(build, wanted, logits)
+            found.append(build.op(op, *values, *by_token))
         elif which == "load":
             op, values = _load(build, wanted, expert)
             found.append(build.op(op, *values, *ends))
@@ -140,6 +156,30 @@ def _noise(build: Builder) -> tuple[Value, Node | None]:
             break
         value = maker.inputs[0]
     return score, None
+
+
+def _rebuilt(
+    build: Builder, wanted: Wanted, logits: Value
+) -> tuple[ops.Statistic, tuple[Value, ...]]:
+    """How badly the autoencoder that a label names rebuilds each row; nothing, where no loss wants to know."""
+    many = wanted.per_sequence
+    nothing = ops.Statistic(which="rebuilt", form="none", per_sequence=many), (logits,)
+    if not wanted.by:
+        return nothing
+    made = next((n for n in build.frame.unit.nodes if isinstance(n.op, ops.RebuildError)), None)
+    label = build.scope[wanted.by]
+    row = keyed.of_rows(build, label, logits) if is_ids(label) else None
+    if made is None or row is None:
+        what = "has no autoencoders" if made is None else "goes by other rows"
+        build.sink.error(
+            "E0506",
+            f"`reconstruction` reads what autoencoders rebuild, and this decision {what}",
+            build.frame.unit.span,
+            help="`score = autoencoder(bottleneck = 100) -> scale(-1)`, and a `label` for each sequence",
+        )
+        return nothing
+    keyed.name_choices(build, label.span, label, build.last(logits))
+    return ops.Statistic(which="rebuilt", per_sequence=many), (*made.inputs, row)
 
 
 def _load(build: Builder, wanted: Wanted, expert: Value) -> tuple[ops.Statistic, tuple[Value, ...]]:

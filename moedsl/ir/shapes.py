@@ -41,6 +41,15 @@ def stream_of(value: Value) -> Dim | None:
     return next(iter(streams_in(value.type)), None)
 
 
+def per_sequence(value: Value) -> bool:
+    """One row for each sequence, [B, D]."""
+    return (
+        isinstance(value.type, TensorType)
+        and value.type.letters[:-1] == "B"
+        and not streams_in(value.type)
+    )
+
+
 def is_whole(value: Value) -> bool:
     """A stream of a known length, such as an image's patches: all there at once, without padding or past."""
     stream = stream_of(value)
@@ -49,6 +58,8 @@ def is_whole(value: Value) -> bool:
 
 def rows_of(value: Value) -> Dim:
     """The axis of a stream's rows, all sequences together. Of a whole stream it says what it is made of."""
+    if per_sequence(value):
+        return Dim("N", None, (Dim("B"),))
     stream = stream_of(value)
     whole = stream is not None and stream.size is not None
     return Dim("N", None, (Dim("B"), stream)) if whole and stream else Dim("N")

@@ -6,7 +6,7 @@ import pytest
 
 from moedsl.checks.causality import causality
 from moedsl.diagnostics.model import Diagnostic
-from moedsl.ir.shapes import is_ids
+from moedsl.ir.shapes import is_ids, is_sequence
 from moedsl.pipeline import check
 from moedsl.source import Source
 from tests.packages import SPECS, source
@@ -35,7 +35,7 @@ def mended(text: str, problem: Diagnostic) -> str:
 def test_the_gallery_is_clean(name: str) -> None:
     result = check(source(name))
     assert [d for d in result.diagnostics if d.severity == "error"] == []
-    reads_ids = any(is_ids(value) for value in result.graph.root.inputs)
+    reads_ids = any(is_ids(value) and is_sequence(value) for value in result.graph.root.inputs)
     verdict = str(causality(result.graph))
     assert verdict.startswith("causal") if reads_ids else verdict == "nothing to decode"
 

@@ -232,8 +232,8 @@ def test_findings() -> None:
     assert codes(spec("score = linear\nselect = table(by = tokens)\nweigh = 1\n")) == ["E0501"]
     assert codes(spec("score = 0\nselect = table(by = x)\nweigh = 1\n")) == ["E0315"]
     assert codes(spec("score = 0\nselect = table(by = 3)\nweigh = 1\n")) == ["E0210"]
-    two = "select = phase(train = top_k(1), eval = top_k(2))\n"
-    assert codes(spec(two)) == ["E0414"]
+    two = "gate = score -> softmax\nselect = phase(train = top_k(1), eval = top_k(2))\n"
+    assert codes(spec(two)) == []
     balanced = spec(HASH.format(""), "experts = 6 * swiglu(8)\nloss = balance(1e-2)")
     assert codes(balanced) == ["E0502"], "nothing could be balanced"
 

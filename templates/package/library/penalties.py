@@ -42,6 +42,13 @@ def token_entropy(routing: list[Routing]) -> Tensor:
     )
 
 
+def mean_rebuilt(routing: list[Routing]) -> Tensor:
+    """The mean over tokens of how badly they were rebuilt."""
+    return torch.stack(
+        [r.rebuilt_S.sum() / r.tokens_S.sum().clamp_min(1) for r in routing]
+    )
+
+
 def mean_entropy(routing: list[Routing]) -> Tensor:
     """The entropy of the mean routing probability of each place."""
     mean = [r.probability_SE.sum(0) / r.tokens_S.sum().clamp_min(1) for r in routing]
