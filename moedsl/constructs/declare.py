@@ -103,12 +103,13 @@ class Expression(Setting):
 class RecipeOf(Setting):
     """A recipe of one of `kinds` (empty: any). Where `tensors`, a named tensor may stand too (a decision). Where
     `flows`, a flow of such recipes is one too (`groups(8) -> top_k(2)`). Where `number`, a plain number within its
-    bounds may stand for one."""
+    bounds may stand for one. Where `by_kind`, kinds of experts may each have their own: `[full = 0.9, cheap = 2]`."""
 
     kinds: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     tensors: bool = False
     flows: bool = False
+    by_kind: bool = False
     number: Number | None = None
     type: ClassVar[str] = "recipe"
 

@@ -26,6 +26,9 @@ class Router(Construct):
     found room or not. With a cache the rows of a call are those of the new tokens, so what finds room when decoding is
     not what found room when all tokens were there; `capacity = phase(train = 1.25, decode = none)` drops nothing then.
 
+    Kinds of experts may have room of their own, `capacity = [full = 0.9, skip = 2]`; a kind that is not named has room for
+    all. `choices` in these factors are all choices, so a factor says how much more an expert takes than at perfect balance.
+
     In a mixture it decides for that one alone. Applied to a tensor, `let pick = top2(h)`, it decides for every mixture
     that names the decision, `router = pick`; it has as many choices as they have experts.
     """
@@ -55,7 +58,9 @@ class Router(Construct):
         kinds=("capacity",),
         words=("none",),
         number=Number(low=0, exclusive_low=True),
-        doc="rows that an expert takes: a factor of picks * rows / choices, rounded up; `room(...)`; `slots(n)`",
+        by_kind=True,
+        doc="rows that an expert takes: a factor of picks * rows / choices, rounded up; `room(...)`; `slots(n)`; by kind: "
+        "`[full = 0.9, skip = 2]`",
     )
     priority = Words(
         "first_come",

@@ -153,8 +153,17 @@ class ExpertChoice(Selection):
                 help="say how many experts a token has on average: `capacity = 2`",
             )
             return build.poison(x)
+        if capacity.is_by_kind(router):
+            build.mismatch(
+                "E0420",
+                "experts that choose have one capacity, and this is one for each kind",
+                (self.recipe.span, "takes as many as there is room for"),
+                (router.recipe.origin("capacity"), "by kind"),
+                help="give all kinds one: `capacity = 2`",
+            )
+            return build.poison(x)
         choices = build.last(x)
-        train, _, _ = capacity.rules(router, 1, choices.size or 1)
+        train, _, _ = capacity.rules(router.capacity, 1, choices.size or 1)
         known = train.share is not None and train.share < 1
         mean = train.share * (choices.size or 1) if train.share is not None and known else None
         kept = Dim("K", choices.size, loose=True, mean=mean, origin=choices.origin)

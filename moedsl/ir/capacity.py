@@ -9,6 +9,7 @@ from moedsl.constructs.registry import construct_of
 from moedsl.frozen import frozen
 from moedsl.ir import ops
 from moedsl.ir.graph import Dim, Value
+from moedsl.ir.kinds import span_of_kinds
 from moedsl.ir.ops_capacity import Rule
 from moedsl.model import terms
 
@@ -41,8 +42,33 @@ def phases(term: object) -> tuple[object, object, object]:
     return term, term, term
 
 
-def rules(router: Router, picks: int, choices: int) -> tuple[Rule, Rule, Rule]:
-    train, eval_, decode = (rule(term, picks, choices) for term in phases(router.capacity))
+def is_by_kind(router: Router) -> bool:
+    return any(isinstance(term, terms.Items) for term in phases(router.capacity))
+
+
+def by_kind(router: Router) -> dict[str, terms.Phase]:
+    """What each kind that is named has in each phase; a plain capacity is that of all of them."""
+    found = phases(router.capacity)
+    named = [dict(term.items) for term in found if isinstance(term, terms.Items)]
+    labels = dict.fromkeys(label or "" for items in named for label in items)
+    kinds: dict[str, terms.Phase] = {}
+    for label in labels:
+        train, eval_, decode = (_of_kind(term, label, i) for i, term in enumerate(found))
+        kinds[label] = terms.Phase(train, eval_, decode)
+    return kinds
+
+
+def _of_kind(term: object, label: str, phase: int) -> terms.Term:
+    """What one phase says of a kind."""
+    if isinstance(term, terms.Items):
+        term = dict(term.items).get(label, terms.Word("none"))
+    if not isinstance(term, terms.Number | terms.Recipe | terms.Phase):
+        return terms.Word("none")
+    return phases(term)[phase] if isinstance(term, terms.Phase) else term  # type: ignore[return-value]
+
+
+def rules(capacity: object, picks: int, choices: int) -> tuple[Rule, Rule, Rule]:
+    train, eval_, decode = (rule(term, picks, choices) for term in phases(capacity))
     return train, eval_, decode
 
 
@@ -75,12 +101,17 @@ def _share(factor: float, per: str, picks: int, choices: int) -> Fraction:
 
 def has_room_for_all(router: Router, picks: int, choices: int) -> bool:
     """Is there a slot for every row in each expert, whatever is picked?"""
-    found = rules(router, picks, choices)
+    return _roomy(rules(router.capacity, picks, choices))
+
+
+def _roomy(found: tuple[Rule, ...]) -> bool:
     return all(rule.unlimited or (rule.share is not None and rule.share >= 1) for rule in found)
 
 
 def may_fall_short(router: Router) -> bool:
     """May there be less room than picks? Then a bound on the rows saves memory."""
+    if is_by_kind(router):
+        return False  # kinds that are not named have room for all
     for term in phases(router.capacity):
         match term:
             case terms.Number(value):
@@ -115,8 +146,8 @@ def group_size(build: Builder, router: Router, of: Value) -> Value:
     return build.op(op, of, *more, name="size")
 
 
-def slots(build: Builder, router: Router, size: Value, picks: int, choices: int) -> Value:
-    train, eval_, decode = rules(router, picks, choices)
+def slots(build: Builder, capacity: object, size: Value, picks: int, choices: int) -> Value:
+    train, eval_, decode = rules(capacity, picks, choices)
     more = [] if decode == eval_ else [build.ambient(ops.CacheHandle())]
     op = ops.Slots(train=train, eval=eval_, decode=decode)
     return build.op(op, size, *more, name="slots")
@@ -126,7 +157,7 @@ def take(build: Builder, router: Router, key: Value, op: ops.ExpertChoice) -> Va
     """Experts choose among the rows of each group."""
     choices = op.choices.size or 1
     size = group_size(build, router, key)
-    room = slots(build, router, size, 1, choices)
+    room = slots(build, router.capacity, size, 1, choices)
     limit = ops.SlotRows(choices=choices)
     build.bind("rows", build.op(limit, key, size, room, name="rows"))
     real = ops.real_rows(build, key)
@@ -137,16 +168,21 @@ def lookahead(router: Router) -> str:
     """What the spec says to looking ahead: that it may, or what takes its place when decoding."""
     if router.lookahead == "allowed":
         return "allowed"
-    _, _, decode = phases(router.capacity)
-    return "capacity = none" if isinstance(decode, terms.Word) else ""
+    decode = phases(router.capacity)[2]
+    limits = (
+        [decode] if not is_by_kind(router) else [one.decode for one in by_kind(router).values()]
+    )
+    return "capacity = none" if all(isinstance(one, terms.Word) for one in limits) else ""
 
 
 def serve(build: Builder, router: Router, picked: Value, choices: Dim) -> Served:
     """The picks that find room."""
     kept = build.last(picked)
     picks, among = kept.size or 1, choices.size or 1
+    if is_by_kind(router):
+        return _serve_kinds(build, router, picked, among)
     size = group_size(build, router, picked)
-    room = slots(build, router, size, picks, among)
+    room = slots(build, router.capacity, size, picks, among)
     real = ops.real_rows(build, picked)
     op = ops.Serve(
         priority=router.priority,
@@ -171,9 +207,64 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim) -> Served
     return Served(picked, served)
 
 
+def _serve_kinds(build: Builder, router: Router, picked: Value, choices: int) -> Served:
+    """Each kind by itself: the room of an expert is nothing to the picks of another."""
+    if isinstance(router.overflow, terms.Recipe):
+        build.mismatch(
+            "E0420",
+            "the next best choice may be of another kind, whose room is its own",
+            (router.overflow.span, "asks for the next best"),
+            (router.recipe.origin("capacity"), "room by kind"),
+            help="let picks drop, `overflow = drop`, or give all kinds one capacity",
+        )
+        return Served(picked, build.poison(picked))
+    kept = build.last(picked)
+    picks = kept.size or 1
+    size, real = group_size(build, router, picked), ops.real_rows(build, picked)
+    gate = []
+    if router.priority in ("best", "strongest"):
+        fill = "0" if kept.loose else None
+        gate = [build.op(ops.Gather(fill=fill), build.scope["gate"], picked, name="gate")]
+    parts, limited = [], []
+    for label, term in by_kind(router).items():
+        where = router.recipe.origin("capacity")
+        found = span_of_kinds(build.sink, build.frame.kinds, (label,), where)
+        if found is None:
+            return Served(picked, build.poison(picked))
+        limited.append(found)
+        first, count = found
+        of_kind = ops.OfKind(label=label, first=first, count=count, choices=choices)
+        own = build.op(of_kind, picked, name=label)
+        op = ops.Serve(
+            priority=router.priority,
+            choices=choices,
+            picks=picks,
+            lookahead=lookahead(router),
+            roomy=_roomy(rules(term, picks, choices)),
+        )
+        build.spans.append(where)
+        room = slots(build, term, size, picks, choices)
+        parts.append(build.op(op, own, size, room, real, *gate, name=label))
+        build.spans.pop()
+    for first, stop in _between(limited, choices):
+        op_rest = ops.OfKind(label="", first=first, count=stop - first, choices=choices)
+        parts.append(build.op(op_rest, picked, name="rest"))
+    total = parts[0]
+    for part in parts[1:]:
+        total = build.op(ops.OfEither(), total, part, name="served")
+    return Served(picked, total)
+
+
+def _between(ranges: list[tuple[int, int]], choices: int) -> list[tuple[int, int]]:
+    """The runs of choices that are in none of the ranges (first, count)."""
+    starts = [*sorted(ranges), (choices, 0)]
+    ends = [0, *(first + count for first, count in sorted(ranges))]
+    return [(end, first) for end, (first, _) in zip(ends, starts, strict=True) if end < first]
+
+
 def _mean(router: Router, kept: Dim, choices: int) -> Fraction | None:
     """How many picks are served where there is less room than picks even at perfect balance."""
-    train, _, _ = rules(router, kept.size or 1, choices)
+    train, _, _ = rules(router.capacity, kept.size or 1, choices)
     if train.share is None or train.share * choices >= kept.picks:
         return None
     return train.share * choices

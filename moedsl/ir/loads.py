@@ -16,7 +16,7 @@ from math import exp, lgamma, log, sqrt
 TOKENS = 4096  # of a group, where the spec does not say how many there are
 
 
-def dropped(tokens: int, picks: int, slots: int, chances: list[float]) -> float:
+def dropped(tokens: int, picks: float, slots: int, chances: list[float]) -> float:
     """The share of picks that find no room."""
     alike: dict[float, int] = {}
     for chance in chances:

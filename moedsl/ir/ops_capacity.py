@@ -212,6 +212,42 @@ class Serve(Op):
 
 
 @frozen(kw_only=True)
+class OfKind(Op):
+    """expert_NK -> the picks of one kind of experts, by their numbers; the others are absent."""
+
+    label: str
+    first: int
+    count: int
+    choices: int
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        first, stop = self.first, self.first + self.count
+        among = f"({{0}} >= {first}) & ({{0}} < {stop})"
+        if not first:
+            among = f"{{0}} < {stop}"
+        elif self.count == 1:
+            among = f"{{0}} == {first}"
+        elif stop == self.choices:
+            among = f"{{0}} >= {first}"
+        return f"{{0}}.where({among}, {self.choices})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        expert = dims_of(inputs[0])
+        return (replace(expert, dims=(*expert.dims[:-1], absent(expert.dims[-1]))),)
+
+
+@frozen(kw_only=True)
+class OfEither(Op):
+    """Two times expert_NK, each with the picks of some kinds -> the picks of all these kinds."""
+
+    code: ClassVar[str] = "torch.minimum({0}, {1})"
+    imports: ClassVar[tuple[str, ...]] = ("torch",)
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+
+@frozen(kw_only=True)
 class NextBest(Op):
     """(served_NK, expert_NK, further_NX, size, slots, real) -> what each row holds in the end, [N, K], and the same
     with what it did not get absent."""

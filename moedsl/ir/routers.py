@@ -14,16 +14,19 @@ from moedsl.ir.ops_capacity import Rule
 
 @frozen(kw_only=True)
 class RoomNote:
-    """Room in one phase: `slots` of one expert in a group of `tokens`. `dropped`: the share of picks that find none,
+    """Room in one phase: `slots` of one expert (of a `kind`) in a group of `tokens`. `dropped`: the share of picks that find none,
     expected under uniform and under Zipf use of the choices; None where experts choose, and nothing overflows."""
 
     phase: str
     tokens: int
     slots: int
     dropped: tuple[float, float] | None = None
+    kind: str = ""
 
     def json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"phase": self.phase, "tokens": self.tokens, "slots": self.slots}
+        if self.kind:
+            found["kind"] = self.kind
         if self.dropped is not None:
             found["dropped"] = dict(
                 zip(("uniform", "zipf"), map(_rounded, self.dropped), strict=True)
@@ -31,7 +34,8 @@ class RoomNote:
         return found
 
     def __str__(self) -> str:
-        text = f"{self.phase}: {self.slots:,} of {self.tokens:,} tokens to an expert"
+        of = f" of `{self.kind}`" if self.kind else ""
+        text = f"{self.phase}: {self.slots:,} of {self.tokens:,} tokens to an expert{of}"
         if self.dropped is None:
             return text
         even, uneven = (f"{share:.1%}" for share in self.dropped)
@@ -91,11 +95,25 @@ def _note(unit: Unit, places: str, tokens: int) -> RouterNote:
 
 
 def _rooms(unit: Unit, by_op: dict[type, Node], tokens: int) -> tuple[RoomNote, ...]:
-    size, slots = by_op[ops.GroupSize].op, by_op[ops.Slots].op
-    assert isinstance(size, ops.GroupSize) and isinstance(slots, ops.Slots)
+    size = by_op[ops.GroupSize].op
+    assert isinstance(size, ops.GroupSize)
     group = size.rows or (tokens if tokens > 1 else TOKENS)
-    serve = by_op.get(ops.Serve)
-    picks, choices = (serve.op.picks, serve.op.choices) if serve is not None else (0, 0)  # type: ignore[attr-defined]
+    serving = [node for node in unit.nodes if isinstance(node.op, ops.Serve)]
+    if not serving:  # experts choose
+        return _notes(by_op[ops.Slots].op, group, None, None)
+    found: list[RoomNote] = []
+    for node in serving:
+        own, slots = unit.producer(node.inputs[0]), unit.producer(node.inputs[2])
+        assert slots is not None and isinstance(node.op, ops.Serve)
+        kind = own.op if own is not None and isinstance(own.op, ops.OfKind) else None
+        found += _notes(slots.op, group, node.op, kind)
+    return tuple(found)
+
+
+def _notes(
+    slots: ops.Op, group: int, serve: ops.Serve | None, kind: ops.OfKind | None
+) -> tuple[RoomNote, ...]:
+    assert isinstance(slots, ops.Slots)
     found: dict[Rule, str] = {}
     for phase, rule in zip(("training", "evaluation", "decoding"), slots.rules, strict=True):
         if not rule.unlimited:
@@ -103,11 +121,29 @@ def _rooms(unit: Unit, by_op: dict[type, Node], tokens: int) -> tuple[RoomNote, 
     notes = []
     for rule, phase in found.items():
         room = rule.slots(group)
-        shares = None
-        if serve is not None:
-            even, uneven = uniform(picks, choices), zipf(picks, choices)
-            shares = (dropped(group, picks, room, even), dropped(group, picks, room, uneven))
+        shares = None if serve is None else _dropped(serve, kind, group, room)
+        phase = "always" if phase == "training and evaluation and decoding" else phase
         phase = phase.replace("evaluation and decoding", "evaluation")
-        phase = "always" if phase == "training and evaluation" else phase
-        notes.append(RoomNote(phase=phase, tokens=group, slots=room, dropped=shares))
+        label = kind.label if kind is not None else ""
+        notes.append(RoomNote(phase=phase, tokens=group, slots=room, dropped=shares, kind=label))
     return tuple(notes)
+
+
+def _dropped(
+    serve: ops.Serve, kind: ops.OfKind | None, group: int, room: int
+) -> tuple[float, float]:
+    """Of the picks of a kind, as if it were alone in its popularity."""
+    shares = []
+    for use in (uniform, zipf):
+        chances, picks = use(serve.picks, serve.choices), float(serve.picks)
+        if kind is not None:
+            picks = serve.picks * kind.count / serve.choices
+            chances = [picks / kind.count] * kind.count if use is uniform else _zipf(picks, kind)
+        shares.append(dropped(group, picks, room, chances))
+    return shares[0], shares[1]
+
+
+def _zipf(picks: float, kind: ops.OfKind) -> list[float]:
+    """In proportion to 1 / rank among the experts of the kind."""
+    whole = sum(1 / rank for rank in range(1, kind.count + 1))
+    return [min(1.0, picks / rank / whole) for rank in range(1, kind.count + 1)]

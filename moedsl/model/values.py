@@ -61,6 +61,8 @@ def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits 
             return _phase(run, slot, expr, env, at, edits)  # type: ignore[arg-type]
         if isinstance(slot.setting, RecipeOf):
             env = _without_tensor(run, slot.setting, expr, env)
+            if isinstance(expr, ast.List) and slot.setting.by_kind and not edits:
+                return _by_kind(run, slot, expr, env, at)
             if isinstance(expr, ast.List):
                 run.sink.error("E0210", f"{slot.what} is one thing, not a list", at.where(expr))
                 return None
@@ -185,6 +187,25 @@ def _labels(run: Run, slot: Slot, expr: ast.Expr, at: At) -> Some:
     return terms.Items(tuple((None, word) for word in words), at.where(expr))
 
 
+def _by_kind(run: Run, slot: Slot, expr: ast.List, env: Env, at: At) -> terms.Items | None:
+    """One for each kind of experts that is named."""
+    single = replace(slot, setting=replace(slot.setting, by_kind=False))
+    found: list[tuple[str | None, terms.Term]] = []
+    for item in expr.items:
+        if item.name is None or item.name in dict(found):
+            said = (
+                f"names `{item.name}` twice" if item.name else "wants the name of a kind for each"
+            )
+            help_ = "`[full = 0.9, skip = 2]`, where `experts = [full = ..., skip = ...]`"
+            run.sink.error("E0210", f"{slot.what} {said}", at.where(item.value), help=help_)
+            return None
+        term = coerce(run, single, item.value, env, at)
+        if term is None:
+            return None
+        found.append((item.name, term))
+    return terms.Items(tuple(found), at.where(expr))
+
+
 def _listed(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits) -> Some:
     if not isinstance(expr, ast.List) or edits:
         term = _item(run, slot, expr, env, at, edits)
@@ -228,6 +249,8 @@ def fit(run: Run, slot: Slot, term: terms.Term, span: Span) -> Some:
             return _expression(run, slot, setting, term, span)
         case RecipeOf(number=Number() as number) if terms.type_of(term) == "number":
             return _number(run, slot, number, term, span)
+        case RecipeOf(by_kind=True) if isinstance(term, terms.Items):
+            return term
         case RecipeOf(kinds=kinds, tensors=True) if terms.type_of(term) == "tensor":
             return term
         case RecipeOf(kinds=kinds, flows=flows):

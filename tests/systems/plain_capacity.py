@@ -37,8 +37,8 @@ def queue(priority: str, rows: list[int], picks: Picks, gates) -> list[tuple[int
     raise ValueError(priority)
 
 
-def serve(priority, picks: Picks, gates, size: int, room: int, real=None) -> Picks:
-    """What is left of the picks."""
+def serve(priority, picks: Picks, gates, size: int, room: int | list[int], real=None) -> Picks:
+    """What is left of the picks; `room` of every expert, or of each."""
     left: Picks = [[None] * len(row) for row in picks]
     for start in range(0, len(picks), size):
         taken: dict[int, int] = {}
@@ -46,10 +46,14 @@ def serve(priority, picks: Picks, gates, size: int, room: int, real=None) -> Pic
         rows = [n for n in rows if real is None or real[n]]
         for n, j in queue(priority, rows, picks, gates):
             expert = picks[n][j]
-            if expert is not None and taken.get(expert, 0) < room:
+            if expert is not None and taken.get(expert, 0) < _room(room, expert):
                 taken[expert] = taken.get(expert, 0) + 1
                 left[n][j] = expert
     return left
+
+
+def _room(room: int | list[int], expert: int) -> int:
+    return room if isinstance(room, int) else room[expert]
 
 
 def serve_next(left: Picks, picks: Picks, ranking, size: int, room: int, rounds: int, real=None):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import moedsl.pipeline
+from moedsl.ir.routers import routers
 from tests.systems import plain_capacity as plain
 from tests.systems.small import built, codes, model_of, spec, tokens
 
@@ -41,7 +43,26 @@ CASES = {
     ),
     "served": (NORMED + "capacity = 0.75\nweighed = served", "first_come", 21, 6, 6),
     "next": (NORMED + LOOKS + "capacity = 0.75\noverflow = next(2)", "first_come", 21, 6, 6),
+    # By kind: 4 experts `full`, then 2 `cheap`; rooms of each expert.
+    "kinds": (
+        NORMED + "capacity = [full = 0.75, cheap = slots(2)]",
+        "first_come", 21, [6, 6, 6, 6, 2, 2], [6, 6, 6, 6, 2, 2],
+    ),
+    "one kind": (
+        RAW + "capacity = [cheap = room(0.1, per = group)]\nwithin = sequence",
+        "first_come", 7, [7, 7, 7, 7, 1, 1], [7, 7, 7, 7, 1, 1],
+    ),
+    "kinds and phases": (
+        RAW + LOOKS + "capacity = phase(train = [full = 1, cheap = 0.4], eval = [full = 0.5], decode = none)"
+        "\npriority = best\nweighed = served",
+        "best", 21, [7, 7, 7, 7, 3, 3], [4, 4, 4, 4, 21, 21],
+    ),
+    "kinds that rank": (
+        RAW + LOOKS + "capacity = [cheap = phase(train = 0.4, eval = 0.8), full = 0.6]\npriority = strongest",
+        "strongest", 21, [5, 5, 5, 5, 3, 3], [5, 5, 5, 5, 6, 6],
+    ),
 }  # fmt: skip
+KINDS = "experts = [full = 4 * swiglu(8), cheap = 2 * swiglu(8)]"
 
 
 class Plain:
@@ -83,8 +104,9 @@ class Plain:
         return found
 
     def experts(self, x_ND: Tensor, routed: list[dict[int, Tensor]], layer: int) -> Tensor:
-        both = self.p[f"layer.{layer}.sparse.experts.gate_up"]
-        down = self.p[f"layer.{layer}.sparse.experts.down"]
+        both, down = (
+            self.bank(f"layer.{layer}.sparse.experts", part) for part in ("gate_up", "down")
+        )
         rows = []
         for x, weights in zip(x_ND, routed, strict=True):
             y = torch.zeros_like(x)
@@ -93,6 +115,10 @@ class Plain:
                 y = y + weight * (down[expert] @ (F.silu(gate) * up))
             rows.append(y)
         return torch.stack(rows)
+
+    def bank(self, place: str, part: str) -> list[Tensor]:
+        names = [f"{place}{kind}.{part}" for kind in ("", "_full", "_cheap")]
+        return [weight for name in names if name in self.p for weight in self.p[name]]
 
     def balance(self, gate_NE: Tensor) -> Tensor:
         """Over what was picked by real tokens, before anything was dropped."""
@@ -117,7 +143,8 @@ class Plain:
 
 
 def package(name: str) -> ModuleType:
-    return built(spec(CASES[name][0], "experts = 6 * swiglu(8)\nloss = balance(1e-2)"))
+    bank = KINDS if "kind" in name else "experts = 6 * swiglu(8)"
+    return built(spec(CASES[name][0], f"{bank}\nloss = balance(1e-2)"))
 
 
 def relative(found: Tensor, want: Tensor) -> float:
@@ -149,7 +176,7 @@ def test_models_agree_with_loops(name: str) -> None:
     assert dropped > 0
 
 
-@pytest.mark.parametrize("name", ("by rank", "next"))
+@pytest.mark.parametrize("name", ("by rank", "next", "kinds and phases"))
 def test_models_compile_whole(name: str) -> None:
     model = model_of(package(name))
     ids = tokens()
@@ -215,3 +242,52 @@ def test_a_rule_for_decoding_takes_the_place_of_looking_ahead() -> None:
         want = torch.cat([want, free(want).logits[:, -1:].argmax(-1)], 1)
     assert torch.equal(said, want)
     assert not torch.equal(model(ids).logits, free(ids).logits)
+
+
+# --- room by kind ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("router", "code"),
+    [
+        ("capacity = [full = 0.9, cheap = 1.2]", None),
+        ("capacity = [full = 0.9, cheep = 1.2]", "E0412"),
+        ("capacity = [0.9, 1.2]", "E0210"),
+        ("capacity = [full = 0.9, full = 1.2]", "E0210"),
+        ("capacity = [full = -1]", "E0206"),
+        ("capacity = [full = [cheap = 1]]", "E0210"),
+        (LOOKS + "capacity = [full = 0.9]\noverflow = next", "E0420"),
+    ],
+)
+def test_what_room_by_kind_can_be(router: str, code: str | None) -> None:
+    assert codes(spec(RAW + router, KINDS)) == ([] if code is None else [code])
+
+
+def test_experts_that_choose_have_one_capacity() -> None:
+    text = "gate = score -> softmax\nselect = expert_choice\ncapacity = [full = 1]\n" + LOOKS
+    assert "E0420" in codes(spec(text, KINDS))
+
+
+def test_one_capacity_for_all_kinds_is_that_capacity() -> None:
+    """Naming all kinds with one number changes nothing; a number for each kind does."""
+    one, all_, other = (
+        model_of(built(spec(RAW + f"capacity = {text}", KINDS)))
+        for text in ("0.75", "[full = 0.75, cheap = 0.75]", "[full = 0.75, cheap = 0.3]")
+    )
+    ids = tokens()
+    assert torch.equal(one(ids).logits, all_(ids).logits)
+    assert relative(other(ids).logits, one(ids).logits) > 1e-3
+
+
+def test_room_by_kind_decodes_where_it_is_lifted() -> None:
+    from moedsl.checks.causality import causality
+    from moedsl.source import Source
+
+    text = "capacity = [full = phase(train = 0.9, decode = none)]\npriority = by_rank"
+    graph = moedsl.pipeline.check(Source(spec(RAW + text, KINDS), "m.moe")).graph
+    assert str(causality(graph)) == "causal when decoding with capacity = none"
+    notes = routers(graph, 24)[0].rooms
+    assert [(note.phase, note.kind, note.slots) for note in notes] == [
+        ("training and evaluation", "full", 8)
+    ]
+    assert notes[0].dropped is not None and 0 < notes[0].dropped[0] < notes[0].dropped[1]
