@@ -61,10 +61,12 @@ class Backward:
 
     def below(self, node: Node, wanted: Wanted) -> Iterator[tuple[str, Unit, Wanted]]:
         """(path, unit, its wanted outputs) of each unit that runs under the node, last first."""
+        stack = node.op if isinstance(node.op, Stack) else None
+        handed = handed_by(unit for unit, _ in stack.runs) if stack is not None else []
         for path, _, unit in reversed(list(node.calls())):
-            outs = _own(node, unit, wanted)
+            outs = _own(unit, handed, wanted)
             yield path, unit, outs
-            if isinstance(node.op, Stack):  # the layer below is asked for what this one reads
+            if stack is not None:  # the layer below is asked for what this one reads
                 stream = {want for want in self.reach(unit, outs).inputs if want[0] == 0}
                 wanted = frozenset(stream | {want for want in wanted if want[0] != 0})
 
@@ -159,11 +161,11 @@ def _indexed(values: Sequence[Value], live: Live) -> Wanted:
     )
 
 
-def _own(node: Node, unit: Unit, wanted: Wanted) -> Wanted:
-    """Of the outputs that a stack is asked for, those that a layer of it has, as the layer counts them."""
-    if not isinstance(node.op, Stack) or all(index == 0 for index, _ in wanted):
+def _own(unit: Unit, handed: list[Value], wanted: Wanted) -> Wanted:
+    """Of the outputs that a stack is asked for, those that a layer of it has, as the layer counts them; `handed`: the
+    lists that its layers fill together."""
+    if not handed or all(index == 0 for index, _ in wanted):
         return wanted
-    handed = handed_by(other for other, _ in node.op.runs)
     lists = lists_of(unit, handed)
     if lists == list(range(len(handed))):
         return wanted
