@@ -15,7 +15,14 @@ SPARSE = [p.stem for p in sorted(SPECS.glob("*.moe")) if "moe " in p.read_text()
 
 
 # Mixtures that no dense layer is like.
-WITHOUT = {"heads_as_experts", "jetmoe_8b", "lory", "switch_attention_lm", "switch_head"}
+WITHOUT = {
+    "heads_as_experts",
+    "jetmoe_8b",
+    "lory",
+    "moeut_small",
+    "switch_attention_lm",
+    "switch_head",
+}
 # Where choices find no room the number of experts that a token meets is a fraction, and the twin has a whole one.
 ROUNDED = {"expert_choice_base", "gshard", "st_moe", "switch_base", "vmoe_b32"}
 # Blocks that only some of the tokens go through stay what they are.
