@@ -88,6 +88,7 @@ def _nature(unit: Unit) -> str:
 _HOW_ROWS_COME = {
     "grouped": "rows come sorted by expert",
     "batched": "rows come by expert",
+    "looked up": "each row looks up the two vectors of its own",
     "merged": "rows come in groups, each with its own mean of the experts",
 }
 
@@ -125,7 +126,7 @@ def chosen_of(unit: Unit) -> tuple[Dim, int] | None:
     for node in unit.nodes:
         if chosen := getattr(node.op, "chosen", None):
             kept, among = chosen
-            return kept, among.size
+            return getattr(node.op, "in_all", None) or kept, among.size
     if unit.kind == "moe":
         routers = [called for node in unit.nodes for _, _, called in node.calls()]
         own = next((found for router in routers if (found := chosen_of(router))), None)

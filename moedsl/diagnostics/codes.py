@@ -102,6 +102,8 @@ CODES: dict[str, str] = {
     "E0431": "weights or rows shared by decisions for heads",
     "E0432": "a mixture per head with something of the token",
     "E0413": "a share of what is no distribution",
+    "E0415": "product keys without a square",
+    "E0416": "product keys asked about every choice",
     "E0414": "ids or labels that do not name the choices",
     "E0450": "picks asked of soft slots",
     "E0451": "experts that cannot be merged",

@@ -174,7 +174,7 @@ class _Counter:
     def _weights(self, node: Node, rows: Rows, owned: bool) -> Line:
         """An operation's own cost. `owned` is False where its place was counted before (a tied one)."""
         types = [v.type for v in node.inputs]
-        density = rows[0] if rows else ONE
+        density = (rows[0] if rows else ONE) * getattr(node.op, "meets", ONE)
         seen = min(ONE, rows[_looks(node)]) if rows else ONE
         looked_at = self._looked_at(node, types)
         flops = node.op.flops(*types) + seen * looked_at * _per_position(node, types)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
-from moedsl.ir import arranging, deciding, expressions, ops, problems, soft
+from moedsl.ir import arranging, deciding, expressions, ops, problems, products, soft
 from moedsl.ir.graph import Dim, TensorType, Unit, Value
 from moedsl.ir.ops_base import dims_of
 from moedsl.ir.shapes import per_sequence, rows_of
@@ -168,6 +168,13 @@ def _kind(
     if kind.construct == "identity" and moe.weight == "output" and moe.plain:
         total = build.op(ops.WeightSum(), decision.weight)
         return build.op(ops.Combination(operator="*"), x, _like(build, total, x))
+    if moe.plain and moe.weight == "output" and products.is_neuron(kind.body):
+        body, expert, weight = kind.body, decision.expert, decision.weight
+        assert isinstance(body, terms.Recipe)
+        name = f"{moe.recipe.name}_experts" + (f"_{kind.label}" if kind.label else "")
+        if decision.kept.loose:  # an absent pick weighs nothing, whatever is looked up for it
+            expert = build.op(ops.Clamped(most=kind.count - 1), expert, name="own")
+        return products.lower_neurons(build, body, x, expert, weight, kind.count, name, kind.label)
     given = [decision.expert] if decision.rows is None else [decision.expert, decision.rows]
     op = ops.Dispatch(experts=several * kind.count, bounded=len(given) > 1)
     rows = build.op(op, *given, name="rows")

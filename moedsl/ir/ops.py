@@ -15,6 +15,7 @@ ops_depth       blocks that serve some of the tokens
 ops_keyed       selections by what a row is, whatever it scores
 ops_losses      losses over routings
 ops_noise       what is drawn anew in each forward
+ops_products    choices as products of halves, experts that are looked up
 ops_rebuilding  autoencoders side by side
 ops_states      numbers that a rule moves
 ops_soft        slots that are mixtures of tokens, experts merged into one
@@ -108,6 +109,7 @@ from moedsl.ir.ops_pointwise import (
     Softmax,
     Zeros,
 )
+from moedsl.ir.ops_products import Clamped, Halves, LookUp, ProductScores, SumUp, TopProducts
 from moedsl.ir.ops_rebuilding import Rebuild, RebuildError
 from moedsl.ir.ops_routing import (
     Gather,
@@ -194,6 +196,7 @@ __all__ = [
     "Cast",
     "Choose",
     "Chunk",
+    "Clamped",
     "Clip",
     "Coefficient",
     "Combination",
@@ -224,6 +227,7 @@ __all__ = [
     "Gather",
     "GatherRows",
     "GroupSize",
+    "Halves",
     "HeadRows",
     "HidePadding",
     "Join",
@@ -234,6 +238,7 @@ __all__ = [
     "LimitGroups",
     "Linear",
     "Listing",
+    "LookUp",
     "LossTerm",
     "MaskArgument",
     "Membership",
@@ -264,6 +269,7 @@ __all__ = [
     "Positions",
     "Positive",
     "Prepend",
+    "ProductScores",
     "PromptMean",
     "ReadPrefix",
     "ReadSegments",
@@ -301,6 +307,7 @@ __all__ = [
     "StackRows",
     "StateOp",
     "Statistic",
+    "SumUp",
     "TableRows",
     "TakeChosen",
     "Temper",
@@ -311,6 +318,7 @@ __all__ = [
     "ToSegments",
     "TopK",
     "TopP",
+    "TopProducts",
     "Unrows",
     "WeightSum",
     "WithoutAbsent",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.ir import arranging, capacity, keyed, ops, soft
+from moedsl.ir import arranging, capacity, keyed, ops, products, soft
 from moedsl.ir.graph import Dim, TensorType, Value
 from moedsl.ir.readings import Picks, Wanted, statistics, wide
 from moedsl.ir.shapes import MAIN, is_ids, rows_of, spell, stream_of
@@ -38,6 +38,9 @@ def lower_router(
     heads = wanted.heads
     width = choices if heads is None or choices is None else build.flat("E", heads, choices)
     logits = all_logits = build.named(_score(build, router, x, width), "score")
+    product = products.scores_of(build, logits)
+    if product is not None and choices is not None:
+        return products.lower_router(build, router, x, wanted, product, logits, choices)
     choices = choices or build.last(logits)
     if heads is not None:
         _is_choices(build, "score", router.score, logits, build.flat("E", heads, choices))

@@ -31,7 +31,7 @@ def tensors_in(term: Term) -> set[str]:
 def sets_width(term: Term) -> bool:
     """Does it give a width that it names itself, whatever it gets?"""
     match term:
-        case terms.Recipe(construct="linear" | "cosine" | "autoencoder"):
+        case terms.Recipe(construct="linear" | "cosine" | "autoencoder" | "product_keys"):
             return isinstance(term.setting("width"), terms.Number)
         case terms.Recipe(construct="embedding" | "tied"):
             return True
@@ -47,7 +47,7 @@ def sets_width(term: Term) -> bool:
 def fits_width(term: Term) -> bool:
     """Does the width of its result come from its place? (a `linear` without a width somewhere on the way out)"""
     match term:
-        case terms.Recipe(construct="linear" | "cosine" | "autoencoder"):
+        case terms.Recipe(construct="linear" | "cosine" | "autoencoder" | "product_keys"):
             return isinstance(term.setting("width"), terms.Word)
         case terms.Recipe():
             return any(fits_width(expert) for expert in _experts(term))
