@@ -147,23 +147,26 @@ def layer(folder: Path, name: str, device: str) -> dict:
     shapes = ((rows, width), (rows, experts), (experts, 2 * inner, width), (experts, width, inner))
     values = [torch.randn(shape) / (shape[-1] ** 0.5 if len(shape) == 3 else 1) for shape in shapes]
 
-    def run(where: str, dtype: torch.dtype) -> list[torch.Tensor]:
-        leaves = [v.to(torch.bfloat16).to(where, dtype).requires_grad_() for v in values]
-        x, z, gate_up, down = leaves
-        bias = (torch.zeros(experts, device=where),) if score == "sigmoid" else ()
+    def leaves(where: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        return [v.to(torch.bfloat16).to(where, dtype).requires_grad_() for v in values]
+
+    def run(x: torch.Tensor, z: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> list:
+        bias = (torch.zeros(experts, device=z.device),) if score == "sigmoid" else ()
         routed = routing.route_sparse(z, *bias)
         plan = routing.dispatch(routed.expert_NK, experts)
         gate, up = linear(routing.gather_rows(x, plan), gate_up, plan).chunk(2, -1)
         y = routing.combine(linear(F.silu(gate) * up, down, plan), routed.weight_NK, plan)
         loss = (y * y).sum() + routed.probability_SE.square().sum()
-        return [y, *torch.autograd.grad(loss, leaves)]
+        return [y, *torch.autograd.grad(loss, (x, z, gate_up, down))]
 
-    expected = run("cpu", torch.float64)
+    expected = run(*leaves("cpu", torch.float64))
+    # To copy from the CPU waits for it: only what the package does may not.
+    inputs = leaves(device, torch.bfloat16 if device == "cuda" else torch.float32)
     if device == "cuda":
-        run(device, torch.bfloat16)
+        run(*inputs)
         torch.cuda.set_sync_debug_mode("error")
     try:
-        found = run(device, torch.bfloat16 if device == "cuda" else torch.float32)
+        found = run(*inputs)
     finally:
         if device == "cuda":
             torch.cuda.set_sync_debug_mode("default")
