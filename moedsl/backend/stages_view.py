@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from moedsl.backend.plan_lines import STEP, call_lines, fits
 from moedsl.frozen import frozen
-from moedsl.ir.graph import Graph
+from moedsl.ir.graph import Graph, Storage
+from moedsl.ir.selections import every
 from moedsl.ir.stages import Group, Phase, phases
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 @frozen
 class StagesView:
-    """`first`: the name of one. `lines`: the stages as entries of a dictionary. `apart`: stages that need a package of their own."""
+    """`first`: the name of one. `lines`: the stages as entries of a dictionary. `apart`: stages that need a package of their own.
+    `members`: does one train some of what stands side by side in a weight?"""
 
     header: str
     first: str
     lines: tuple[str, ...]
     apart: tuple[str, ...] = ()
+    members: bool = False
 
 
 def plan_stages(graph: Graph, header: str) -> StagesView | None:
@@ -36,16 +39,16 @@ def plan_stages(graph: Graph, header: str) -> StagesView | None:
     chosen = getattr(graph.model.setting("stage"), "text", "none")
     here = [each for each in found if not each.stage.edits or each.stage.name == chosen]
     apart = tuple(each.stage.name for each in found if each not in here)
-    modules = {path: one.module for path, one in graph.storage().items()}
-    lines = tuple(line for each in here for line in _stage(each, modules))
-    return StagesView(header, here[0].stage.name, lines, apart) if here else None
+    stored = graph.storage()
+    lines = tuple(line for each in here for line in _stage(each, stored))
+    members = any("members=" in line for line in lines)
+    return StagesView(header, here[0].stage.name, lines, apart, members) if here else None
 
 
-def _stage(phase: Phase, modules: dict[str, str]) -> Iterator[str]:
-    every = list(dict.fromkeys(modules.values()))
+def _stage(phase: Phase, stored: dict[str, Storage]) -> Iterator[str]:
     if phase.after:
         yield f"# starts from the weights of {phase.after}"
-    calls = [_group(group, modules, every, len(phase.groups)) for group in phase.groups]
+    calls = [call for group in phase.groups for call in _group(group, stored, len(phase.groups))]
     one = f'"{phase.stage.name}": (Group({", ".join(calls[0])}),),'
     if len(calls) == 1 and fits(one, 1):
         yield one
@@ -57,15 +60,29 @@ def _stage(phase: Phase, modules: dict[str, str]) -> Iterator[str]:
     yield "),"
 
 
-def _group(group: Group, modules: dict[str, str], every: list[str], count: int) -> list[str]:
-    own = {modules[path] for path in group.weights}
-    patterns = [f'"{each}"' for each in _patterns(own, every)]
-    name = group.name or ("all" if own == set(every) else "the others" if count > 1 else "chosen")
-    return [f'"{name}"', repr(group.rate), *_tuple(patterns)]
+def _group(group: Group, stored: dict[str, Storage], count: int) -> Iterator[list[str]]:
+    """What it is called with: once for all whose members train alike."""
+    modules = list(dict.fromkeys(one.module for one in stored.values()))
+    found: dict[tuple[int, ...] | None, set[str]] = {}
+    for path, bits in group.weights.items():
+        found.setdefault(_members(bits, stored[path]), set()).add(stored[path].module)
+    everything = found.get(None) == set(modules)
+    name = group.name or ("all" if everything else "the others" if count > 1 else "chosen")
+    for some, own in found.items():
+        patterns = [f'"{each}"' for each in _patterns(own, modules)]
+        members = [] if some is None else [_tuple("members", [str(m) for m in some])]
+        yield [f'"{name}"', repr(group.rate), _tuple("weights", patterns), *members]
 
 
-def _tuple(patterns: list[str]) -> list[str]:
-    return [f"weights=({', '.join(patterns)}{',' if len(patterns) == 1 else ''})"]
+def _members(bits: int, weight: Storage) -> tuple[int, ...] | None:
+    """None where all of it trains."""
+    if bits == every(weight.members):
+        return None
+    return tuple(number for number in range(weight.members) if bits >> number & 1)
+
+
+def _tuple(name: str, items: list[str]) -> str:
+    return f"{name}=({', '.join(items)}{',' if len(items) == 1 else ''})"
 
 
 def _patterns(own: set[str], every: list[str]) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from moedsl.checks.whole import is_whole
 from moedsl.diagnostics.model import Sink
 from moedsl.diagnostics.suggest import did_you_mean
-from moedsl.ir.graph import Graph
+from moedsl.ir.graph import Graph, Storage
 from moedsl.ir.info import ranges
-from moedsl.ir.stages import Fault, Phase, Selections, phases
+from moedsl.ir.selections import Fault, Selections, Weights, both, every, without
+from moedsl.ir.stages import Phase, phases
 from moedsl.model.terms import Stage
 
 _MOST = 4  # weights that one message names
@@ -54,6 +55,13 @@ def _report(fault: Fault, graph: Graph, found: list[Phase], sink: Sink) -> None:
         if close and close[0] != fault.word:
             help = f"did you mean `{close[0]}`?"
         sink.error("E0606", f"no weight is at `{fault.word}`", fault.term.span, help=help)
+    elif fault.kind == "member":
+        sink.error(
+            "E0606",
+            f"no weight is at `{fault.word}`",
+            fault.term.span,
+            help=f"{fault.members} stand side by side there: 0 to {fault.members - 1}",
+        )
     elif fault.kind == "stage":
         names = [phase.stage.name for phase in found]
         sink.error(
@@ -73,9 +81,13 @@ def _report(fault: Fault, graph: Graph, found: list[Phase], sink: Sink) -> None:
 
 
 def _check_untrained(graph: Graph, found: list[Phase], sink: Sink) -> None:
-    trained = frozenset().union(*(phase.trained for phase in found))
+    trained: Weights = {}
+    for phase in found:
+        trained = both(trained, phase.trained)
     trainable = {path for path, _, parameter, _ in graph.parameters() if parameter.trainable}
-    left = [path for path in graph.storage() if path in trainable and path not in trained]
+    stored = {path: one for path, one in graph.storage().items() if path in trainable}
+    still = without({path: every(one.members) for path, one in stored.items()}, trained)
+    left = [_left(path, members, stored[path]) for path, members in still.items()]
     if not left:
         return
     shown = ranges(left)
@@ -88,3 +100,9 @@ def _check_untrained(graph: Graph, found: list[Phase], sink: Sink) -> None:
         "the last of the stages",
         help="name them in the `train` of a stage, or leave them as they were loaded on purpose",
     )
+
+
+def _left(path: str, members: int, weight: Storage) -> str:
+    if members == every(weight.members):
+        return path
+    return f"{path} ({members.bit_count()} of {weight.members})"

@@ -58,6 +58,11 @@ class Dim:
     origin: Span = field(default=NOWHERE, compare=False, repr=False)
 
     @property
+    def is_choices(self) -> bool:
+        """Are these what a router chooses among?"""
+        return self.letter == "E" and not self.split
+
+    @property
     def picks(self) -> Fraction:
         """How many of an axis of picks are there: what serving them costs."""
         from fractions import Fraction  # only counts of cost ask: not worth importing for a check
@@ -105,6 +110,7 @@ class Parameter:
 
     `shape` counts the bank's axis first (experts) where there is one. `init`: normal | zeros | ones | constant, to
     which `value` belongs, or `own`: what its module does at `start`. A buffer has `trainable` False and `buffer` True.
+    `choices`: it has one row for each choice of a router.
     """
 
     name: str
@@ -114,6 +120,12 @@ class Parameter:
     trainable: bool = True
     buffer: bool = False
     bank: bool = False
+    choices: bool = False
+
+    @property
+    def members(self) -> int:
+        """How many stand side by side along the first axis: experts, or what a router has for each; else 0."""
+        return self.shape[0] if self.bank or self.choices else 0
 
     @property
     def size(self) -> int:
@@ -240,7 +252,7 @@ class Graph:
 @frozen
 class Storage:
     """A weight of the spec inside a parameter of the module: `length` entries from `start` along `axis` (all of them
-    where `axis` is None). `shape` is its own, experts first."""
+    where `axis` is None). `shape` is its own, experts first. `members`: see `Parameter`."""
 
     path: str
     module: str
@@ -249,6 +261,7 @@ class Storage:
     start: int = 0
     length: int = 0
     bank: bool = False
+    members: int = 0
 
 
 @frozen(eq=False)

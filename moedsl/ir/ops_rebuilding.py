@@ -25,10 +25,10 @@ class Rebuild(Op):
     def parameters(self) -> tuple[Parameter, ...]:
         many, inner, narrow = self.choices.size or 0, self.inner.size or 0, self.bottleneck
         return (
-            Parameter("code", (many, narrow, inner)),
-            Parameter("code_bias", (many, narrow), "zeros", 0.0),
-            Parameter("back", (many, inner, narrow)),
-            Parameter("back_bias", (many, inner), "zeros", 0.0),
+            Parameter("code", (many, narrow, inner), choices=True),
+            Parameter("code_bias", (many, narrow), "zeros", 0.0, choices=True),
+            Parameter("back", (many, inner, narrow), choices=True),
+            Parameter("back_bias", (many, inner), "zeros", 0.0, choices=True),
         )
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:

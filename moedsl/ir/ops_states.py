@@ -40,7 +40,8 @@ class Correction(StateOp):
 
     def parameters(self) -> tuple[Parameter, ...]:
         shape = (self.choices.size or 0,)
-        return (Parameter("value_E", shape, "zeros", 0.0, trainable=False, buffer=True),)
+        state = {"trainable": False, "buffer": True, "choices": self.choices.is_choices}
+        return (Parameter("value_E", shape, "zeros", 0.0, **state),)
 
     def module(self) -> str:
         more = f", among=({self.first}, {self.first + self.count})" if self.count else ""

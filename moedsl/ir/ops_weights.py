@@ -34,8 +34,9 @@ class Linear(Op):
     def parameters(self) -> tuple[Parameter, ...]:
         lead = (self.bank,) if self.bank else ()
         out, inner = self.out.size or 0, self.inner.size or 0
-        weight = Parameter("weight", (*lead, out, inner), self.init, self.std, bank=bool(self.bank))
-        bias = Parameter("bias", (*lead, out), "zeros", 0.0, bank=bool(self.bank))
+        first = {"bank": bool(self.bank), "choices": self.out.is_choices and not self.bank}
+        weight = Parameter("weight", (*lead, out, inner), self.init, self.std, **first)
+        bias = Parameter("bias", (*lead, out), "zeros", 0.0, **first)
         return (weight, bias) if self.bias else (weight,)
 
     def module(self) -> str:
@@ -217,7 +218,8 @@ class Learned(Op):
     code: ClassVar[str] = "{self}"
 
     def parameters(self) -> tuple[Parameter, ...]:
-        return (Parameter("weight", (self.over.size or 0,), "zeros", 0.0),)
+        size, choices = self.over.size or 0, self.over.is_choices
+        return (Parameter("weight", (size,), "zeros", 0.0, choices=choices),)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (TensorType((self.over,)),)
@@ -251,7 +253,8 @@ class LearnedScale(Op):
     def parameters(self) -> tuple[Parameter, ...]:
         size = self.over.size or 0 if self.over is not None else 1
         shape = (self.bank, size) if self.bank else (size,)
-        return (Parameter("weight", shape, "ones", 0.0, bank=bool(self.bank)),)
+        choices = self.over is not None and self.over.is_choices and not self.bank
+        return (Parameter("weight", shape, "ones", 0.0, bank=bool(self.bank), choices=choices),)
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -1,26 +1,17 @@
 """Training phases worked out over the weights of a graph: who trains in which, at what rate.
 
-A selection is said in words of the spec: `all`, `sparse.experts` (every place of that path, at whatever depth), a kind
-(`router`, `norm`, `attention`), or several with `+`, `-` and lists. A word stands for a part of a weight's path that is
-called so, or that is of that kind.
-
-    train = all - sparse.experts      rate = [router = 0.1]
+train = all - sparse.experts      rate = [router = 0.1]
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph
-from moedsl.ir.ops import Embedding, Norm
+from moedsl.ir.selections import Fault, Selections, Weights, both, common, without
 from moedsl.model import terms
 from moedsl.model.terms import Stage, Term
-
-_PART = re.compile(r"([^.\[\]]+)(?:\[(\d+)\])?")
-
-Weights = frozenset[str]
 
 
 @frozen
@@ -42,90 +33,10 @@ class Phase:
 
     @property
     def trained(self) -> Weights:
-        return frozenset().union(*(group.weights for group in self.groups))
-
-
-@frozen
-class Fault:
-    """`kind`: nothing (a selection without a weight) | stage (an unknown one) | value."""
-
-    kind: str
-    term: Term
-    word: str = ""
-
-
-class Selections:
-    """Every weight of a graph, and what each part of its path is called."""
-
-    def __init__(self, graph: Graph) -> None:
-        kinds = _kinds(graph)
-        self.weights = {path: _called(path, kinds) for path in graph.storage()}
-        self.faults: list[Fault] = []
-
-    def select(self, term: Term) -> Weights:
-        match term:
-            case terms.Word("all"):
-                return frozenset(self.weights)
-            case terms.Word(text):
-                found = self._named(text)
-                if not found:
-                    self.faults.append(Fault("nothing", term, text))
-                return found
-            case terms.Arithmetic("+", left, right):
-                return self.select(left) | self.select(right)
-            case terms.Arithmetic("-", left, right):
-                return self.select(left) - self.select(right)
-            case terms.Items(items):
-                return frozenset().union(*(self.select(item) for _, item in items))
-        self.faults.append(Fault("value", term))
-        return frozenset()
-
-    def words(self) -> list[str]:
-        """All that a selection may say in one word."""
-        known = {name for parts in self.weights.values() for names, _ in parts for name in names}
-        return ["all", *sorted(known)]
-
-    def _named(self, text: str) -> Weights:
-        wanted = [(name, number) for name, number in _PART.findall(text)]
-        return frozenset(path for path, parts in self.weights.items() if _within(wanted, parts))
-
-
-Called = tuple[tuple[frozenset[str], str], ...]  # per part of a path: its names, its number
-
-
-def _within(wanted: list[tuple[str, str]], parts: Called) -> bool:
-    """Does the path have these parts one after the other?"""
-    return any(
-        all(
-            name in names and number in ("", own)
-            for (name, number), (names, own) in zip(wanted, parts[start:], strict=False)
-        )
-        for start in range(len(parts) - len(wanted) + 1)
-    )
-
-
-def _called(path: str, kinds: dict[str, frozenset[str]]) -> Called:
-    parts = []
-    for match in _PART.finditer(path):
-        here = kinds.get(path[: match.end()], frozenset())
-        parts.append((here | {match[1]}, match[2] or ""))
-    return tuple(parts)
-
-
-def _kinds(graph: Graph) -> dict[str, frozenset[str]]:
-    """What stands at a path: its kind, as a spec declares it."""
-    found: dict[str, frozenset[str]] = {}
-    for place in graph.places():
-        found[place.path] = frozenset({place.unit.kind})
-        for node in place.unit.nodes:
-            kind = "norm" if isinstance(node.op, Norm) else "embed"
-            if isinstance(node.op, Norm | Embedding):
-                path = node.path or node.place
-                found[f"{place.path}.{path}" if place.path else path] = frozenset({kind})
-    return found
-
-
-# --- the stages of a model -------------------------------------------------------------------------
+        found: Weights = {}
+        for group in self.groups:
+            found = both(found, group.weights)
+        return found
 
 
 def phases(graph: Graph) -> tuple[list[Phase], list[Fault]]:
@@ -147,27 +58,32 @@ def _phase(stage: Stage, selections: Selections, known: list[str]) -> Phase:
     after = said.get("init")
     if after is not None and not (isinstance(after, terms.Word) and after.text in known):
         selections.faults.append(Fault("stage", after, getattr(after, "text", "")))
-    train = selections.select(said["train"]) if "train" in said else frozenset(selections.weights)
+    train = selections.select(said["train"]) if "train" in said else selections.all
     groups, rest = [], train
     for name, rate, term in _rates(said.get("rate"), selections):
-        mine = rest & selections.select(term)
+        mine = common(rest, selections.select(term))
         groups.append(Group(name, rate, mine))
-        rest -= mine
+        rest = without(rest, mine)
     groups.append(Group("", 1.0, rest))
     name = after.text if isinstance(after, terms.Word) else ""
     return Phase(stage, name, tuple(group for group in groups if group.weights))
 
 
 def _rates(term: Term | None, selections: Selections) -> Iterator[tuple[str, float, Term]]:
-    """`[router = 0.1, norm = 2]`: a factor on the base rate for each."""
+    """`[router = 0.1, 2 * experts[3]]`: a factor on the base rate for each."""
     if term is None:
         return
     items = term.items if isinstance(term, terms.Items) else ((None, term),)
     for name, rate in items:
-        if name is None or not isinstance(rate, terms.Number) or rate.value < 0:
-            selections.faults.append(Fault("value", rate))
-        else:
-            yield name, float(rate.value), terms.Word(name, rate.span)
+        match rate:
+            case terms.Arithmetic("*", terms.Number(value), terms.Word(text) as places):
+                if value >= 0 and name is None:
+                    yield text, float(value), places
+                    continue
+            case terms.Number(value) if name is not None and value >= 0:
+                yield name, float(value), terms.Word(name, rate.span)
+                continue
+        selections.faults.append(Fault("value", rate))
 
 
 def joins_apart(graph: Graph) -> bool:
@@ -175,9 +91,9 @@ def joins_apart(graph: Graph) -> bool:
     found, _ = phases(graph)
     modules = {path: one.module for path, one in graph.storage().items()}
     for phase in found:
-        group_of = {path: group.name for group in phase.groups for path in group.weights}
-        seen: dict[str, str | None] = {}
+        seen: dict[str, list[int]] = {}
         for path, module in modules.items():
-            if seen.setdefault(module, group_of.get(path)) != group_of.get(path):
+            treated = [group.weights.get(path, 0) for group in phase.groups]
+            if seen.setdefault(module, treated) != treated:
                 return True
     return False

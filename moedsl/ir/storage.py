@@ -39,13 +39,26 @@ def _stored(node: Node, place: Place) -> Iterator[Storage]:
         module = _join(place.module, _module_name(node, parameter))
         if not parts:
             path = _join(place.path, _path(node, parameter, len(own)))
-            yield Storage(path, module, parameter.shape, bank=parameter.bank)
+            yield Storage(
+                path,
+                module,
+                parameter.shape,
+                bank=parameter.bank,
+                members=parameter.members,
+            )
         start, axis = 0, int(parameter.bank) + (_along(node) == "inner")
         for part, size in parts:
             shape = (*parameter.shape[:axis], size, *parameter.shape[axis + 1 :])
             suffix = f".{parameter.name}" if len(own) > 1 else ""
             yield Storage(
-                _join(place.path, part + suffix), module, shape, axis, start, size, parameter.bank
+                _join(place.path, part + suffix),
+                module,
+                shape,
+                axis,
+                start,
+                size,
+                parameter.bank,
+                parameter.members,
             )
             start += size
 

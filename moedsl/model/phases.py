@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moedsl.model import evaluate, problems, terms
+from moedsl.model import evaluate, misfits, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env
 from moedsl.syntax import ast
@@ -54,8 +54,9 @@ def _said(run: Run, expr: ast.Expr, env: Env, at: At) -> terms.Term | None:
     with run.step(expr.span):
         match expr:
             case ast.Path():
-                return terms.Word(dotted(expr), expr.span)
-            case ast.Binary(operator, left, right) if operator in "+-":
+                path = _numbered(run, expr, env, at)
+                return None if path is None else terms.Word(dotted(path), expr.span)
+            case ast.Binary(operator, left, right) if operator in "+-" or _factor(expr):
                 one, other = _said(run, left, env, at), _said(run, right, env, at)
                 if one is None or other is None:
                     return None
@@ -65,6 +66,28 @@ def _said(run: Run, expr: ast.Expr, env: Env, at: At) -> terms.Term | None:
                 kept = tuple((name, term) for name, term in found if term is not None)
                 return terms.Items(kept, expr.span)
     return evaluate.evaluate(run, expr, env, at)
+
+
+def _factor(expr: ast.Binary) -> bool:
+    """`0.1 * experts[2]`, in a `rate`."""
+    numbers = isinstance(expr.left, ast.Number) and isinstance(expr.right, ast.Number)
+    return expr.operator == "*" and not numbers
+
+
+def _numbered(run: Run, path: ast.Path, env: Env, at: At) -> ast.Path | None:
+    """`experts[newest]` with the model's number in place of its name."""
+    parts: list[str | ast.Index | ast.Group] = []
+    for part in path.parts:
+        if isinstance(part, ast.Index) and isinstance(part.value, str):
+            number = evaluate.evaluate(run, ast.Path((part.value,), part.span), env, at)
+            if number is None:
+                return None
+            if not isinstance(number, terms.Number) or not float(number.value).is_integer():
+                misfits.wrong_type(run.sink, "an index", "a whole number", number, part.span)
+                return None
+            part = ast.Index(int(number.value), part.span)
+        parts.append(part)
+    return ast.Path(tuple(parts), path.span)
 
 
 def dotted(path: ast.Path) -> str:
