@@ -65,6 +65,7 @@ def plan_routing(
         return RoutingView(header=header, package=package, routed=False) if wide else None
     written_out = any(isinstance(op, ops.Routed) for op in used)
     read = {op.which for op in used if isinstance(op, ops.Statistic)} & set(FIELDS)
+    bounded = any(isinstance(op, ops.Dispatch | ops.Routed) and op.bounded for op in used)
     return RoutingView(
         header=header,
         package=package,
@@ -73,8 +74,8 @@ def plan_routing(
         expert_bias=any(isinstance(op, ops.Linear) and op.bank and op.bias for op in used),
         expert_scale=".experts:expert_scale" in asked,
         expert_affine=".experts:expert_affine" in asked,
-        loose=any(_is_loose(node) for unit in graph.units for node in unit.nodes),
-        bounded=any(isinstance(op, ops.Dispatch) and op.bounded for op in used),
+        loose=bounded or any(_is_loose(node) for unit in graph.units for node in unit.nodes),
+        bounded=bounded,
         lines=".routing:place_in_line" in asked,
         columns=".routing:take_rows" in asked,
     )

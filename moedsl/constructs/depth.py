@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Expression, Listed, Number, RecipeOf, Words
 from moedsl.constructs.registry import construct_of
-from moedsl.ir import depth
+from moedsl.diagnostics.model import Label
+from moedsl.ir import depth, depth_rules, rounds
 from moedsl.model import terms
 
 if TYPE_CHECKING:
@@ -115,24 +116,54 @@ class Routed(Serving):
 
     @property
     def learns(self) -> Construct | None:
-        return depth.learner(self.select)
+        return depth_rules.learner(self.select)
 
 
 class Recur(Serving):
     """A block that comes back with the same weights, each round for some of the tokens of the round before.
 
-    `keep` says how many of a sequence each round serves, `[top(100%), top(67%), top(33%)]` in three rounds; each
-    has a `score` of its own, and ranks those that the round before served. What the block adds to a token is multiplied by its `gate`.
-    A token that a round leaves out stays as it is from there on, and no later round sees its keys and values. With a
-    cache, each round keeps keys and values of its own.
+    Either rounds choose tokens: `keep` says how many of a sequence each round serves, `[top(100%), top(67%), top(33%)]`
+    in three rounds; each has a `score` of its own, and ranks those that the round before served. What the block adds to
+    a token is multiplied by its `gate`.
+
+    Or tokens choose rounds: `router` has as many choices as there are `rounds`, and a token decides once, before the
+    first, how many it takes. What comes out of its last round, times the weight of its pick, is added to what it was
+    before the first.
+
+    Either way a token that a round leaves out stays as it is from there on, and no later round sees its keys and values.
+    With a cache, each round keeps keys and values of its own.
 
     Ranking a sequence looks ahead, so a model that predicts tokens says what decides when decoding: `decode = above(50%,
-    membership = 1e-3)`, in each round by the score of that round.
+    membership = 1e-3)`, in each round by the score of that round. A router looks at nothing but its token, and decides
+    alike in all phases. Its rounds run on all tokens where they stand, since how many go on is known only then; those
+    that are done are hidden.
     """
 
-    source = "Bae et al., 2025 (Mixture-of-Recursions), section 2.2, expert choice"
+    source = "Bae et al., 2025 (Mixture-of-Recursions), section 2.2; mixture_of_recursions/model/mor_model"
     body = RecipeOf(kinds=("block",), positional=True, doc="the block")
-    keep = Listed(kinds=("rank",), words=(), doc="how many each round serves, round after round")
+    keep = Listed(
+        "none",
+        kinds=("rank",),
+        doc="how many each round serves, round after round; `none`: a router decides",
+    )
+    rounds = Number(
+        "none",
+        low=1,
+        whole=True,
+        words=("none",),
+        doc="how many there are, where tokens choose among them",
+    )
+    router = RecipeOf(
+        "none",
+        kinds=("router",),
+        words=("none",),
+        doc="decides for each token how many rounds it takes: pick number 0 is one round",
+    )
+    adds = Words(
+        "change",
+        choices=("change", "result"),
+        doc="what is weighed and added to a token: what the block changed in it, or all that came out of the block",
+    )
     score = Expression("linear", sees=("x",), bare=True, doc=_SCORE + "; one in each round")
     gate = Expression("score -> sigmoid", sees=("x", "score"), doc=_GATE)
     decode = RecipeOf(
@@ -140,10 +171,49 @@ class Recur(Serving):
     )
     lookahead = _LOOKAHEAD
 
+    def check(self, at: Any, sink: Any) -> None:
+        if self.router == "none":
+            said = [name for name in ("rounds",) if name in at.given]
+            if not self.keep or said:
+                _undecided(sink, at, said)
+            return
+        said = [
+            name
+            for name in _OF_RANKS
+            if name in at.given and getattr(self, name) not in ("none", ())
+        ]
+        if said or self.rounds == "none":
+            _undecided(sink, at, said, by_router=True)
+
     def lower(self, build: Builder, x: Value) -> Value:
-        return depth.lower_recur(build, self, x)
+        if self.router != "none":
+            return rounds.lower_chosen(build, self, x)
+        return rounds.lower_recur(build, self, x)
 
     @property
     def learns(self) -> Construct | None:
         rule = construct_of(self.decode) if isinstance(self.decode, terms.Recipe) else None
-        return rule if depth.worth_of(rule) else None
+        return rule if depth_rules.worth_of(rule) else None
+
+
+# What is said about rounds that rank tokens.
+_OF_RANKS = ("keep", "score", "gate", "decode", "lookahead")
+
+
+def _undecided(sink: Any, at: Any, said: list[str], by_router: bool = False) -> None:
+    """Rounds choose tokens, or tokens choose rounds."""
+    if said and by_router:
+        fault = f"`{said[0]}` is about rounds that choose tokens, and here tokens choose rounds"
+    elif said:
+        fault = "`rounds` says among how many a router chooses, and there is no `router`"
+    elif by_router:
+        fault = f"`{at.name}` does not say among how many rounds its router chooses"
+    else:
+        fault = f"`{at.name}` does not say who goes on after a round"
+    sink.error(
+        "E0426",
+        fault,
+        at.origin(said[0]) if said else at.span,
+        secondary=(Label(at.origin("router"), "a token decides here"),) if by_router else (),
+        help="write `rounds = 3` and a `router`, or `keep = [top(100%), top(67%), top(33%)]`",
+    )

@@ -98,6 +98,8 @@ CODES: dict[str, str] = {
     "E0420": "a selection that its router's other settings do not fit",
     "E0421": "a projection that leaves tokens out",
     "E0425": "a rule for decoding that nothing teaches",
+    "E0426": "rounds that nothing decides, or two things",
+    "E0427": "a token that takes several numbers of rounds",
     "E0430": "parts that do not come out even",
     "E0431": "weights or rows shared by decisions for heads",
     "E0432": "a mixture per head with something of the token",

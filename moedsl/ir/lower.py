@@ -6,7 +6,7 @@ from moedsl.constructs.inputs import Input
 from moedsl.constructs.registry import construct_of
 from moedsl.diagnostics.model import Sink
 from moedsl.ir.build import Builder
-from moedsl.ir.depth import add_depth_losses
+from moedsl.ir.depth_losses import add_depth_losses
 from moedsl.ir.graph import Graph, Unit, Value
 from moedsl.ir.losses import Sites, add_losses
 from moedsl.ir.shapes import MAIN, STREAMS

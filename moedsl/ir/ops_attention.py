@@ -32,6 +32,9 @@ class Ambient(Op):
     carries: ClassVar[tuple[int, ...] | None] = ()
     # How the part of some chosen tokens is made of it ({0}) and of who they are ({1}); None: there is no such part.
     part: ClassVar[str | None] = None
+    by_place: ClassVar[bool] = (
+        False  # is that all there is to it where tokens stay in their places?
+    )
     optional: ClassVar[bool] = False  # may it be None?
     stream: Dim = MAIN
 
@@ -115,6 +118,7 @@ class Positions(Placed):
 
     name: ClassVar[str] = "positions"
     part: ClassVar[str | None] = "chosen_positions({0}, {1})"
+    by_place: ClassVar[bool] = True
     imports: ClassVar[tuple[str, ...]] = (".state:positions",)
 
     @property
@@ -140,6 +144,7 @@ class RotaryTable(Placed):
     name: ClassVar[str] = "rotary"
     rank: ClassVar[int] = 1
     part: ClassVar[str | None] = "chosen_rotary({0}, {1})"
+    by_place: ClassVar[bool] = True
 
     @property
     def code(self) -> str:  # type: ignore[override]

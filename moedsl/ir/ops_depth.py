@@ -123,6 +123,11 @@ class Choose(Op):
         return "all" if any(rule.ranks for rule in (self.train, self.eval)) else "row"
 
     @property
+    def stays(self) -> bool:
+        """Whether all tokens stay in their places, whoever is chosen."""
+        return not any(rule.ranks for rule in (self.train, self.eval, self.decode))
+
+    @property
     def looks(self) -> tuple[int, ...]:
         return tuple(range(self.logits))
 
@@ -152,6 +157,68 @@ class Choose(Op):
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (CHOSEN,)
+
+
+@frozen(kw_only=True)
+class Taken(Op):
+    """(expert_NK, x_BTD) -> how many rounds each token takes, [B, T] int: it picked one of `rounds`, the number of
+    which is one less, or none where picks may be absent (`loose`)."""
+
+    rounds: int
+    loose: bool = False
+    meant: ClassVar[bool] = True  # a token without a pick takes no round, and stays as it is
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        most = f", {self.rounds}" if self.loose else ""
+        return f"rounds_or_none({{0}}, {{1}}{most})" if most else "rounds_taken({0}, {1})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".depth:{self.code.partition('(')[0]}",)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (TensorType(dims_of(inputs[1]).dims[:2], "int"),)
+
+
+@frozen(kw_only=True)
+class GoOn(Op):
+    """(rounds_BT, real_BT, cache) -> who takes part in round `number`: those that take more rounds than that."""
+
+    number: int
+    stays: ClassVar[bool] = True
+    carries: ClassVar[tuple[int, ...] | None] = ()
+    imports: ClassVar[tuple[str, ...]] = (".depth:going_on",)
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"going_on({{0}}, {self.number}, {{1}}, {{2}})"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        return (CHOSEN,)
+
+
+@frozen(kw_only=True)
+class InStream(Op):
+    """Tokens that stay in their places, as another stream: what hides some of them is asked of that."""
+
+    stream: Dim
+    literal: ClassVar[bool] = True
+    code: ClassVar[str] = "{0}"
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((x.dims[0], self.stream, *x.dims[2:]), x.dtype),)
+
+
+@frozen(kw_only=True)
+class Advance(Op):
+    """(x_BTD, y_BTD, chosen) -> y for those that take part, x for the others, who stay as they are."""
+
+    code: ClassVar[str] = "advance({args})"
+    imports: ClassVar[tuple[str, ...]] = (".depth:advance",)
+    carries: ClassVar[tuple[int, ...] | None] = (0, 1)
 
 
 @frozen(kw_only=True)
@@ -197,11 +264,23 @@ class TakeChosen(Op):
 
 @frozen(kw_only=True)
 class AddChosen(Op):
-    """(x_BTD, x_BAD, y_BAD, gate_BT1, chosen) -> x, and for the chosen what the block added, times the gate."""
+    """(x_BTD, x_BAD, y_BAD, gate_BT1, chosen) -> x, and for the chosen what the block added, times the gate.
 
-    code: ClassVar[str] = "add_chosen({args})"
-    imports: ClassVar[tuple[str, ...]] = (".depth:add_chosen",)
-    carries: ClassVar[tuple[int, ...] | None] = (0, 1, 2, 3)
+    `whole`: (x_BTD, y_BAD, gate_BT1, chosen); all that came out of the block is added, times the gate."""
+
+    whole: bool = False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "add_result({args})" if self.whole else "add_chosen({args})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (f".depth:{self.code.partition('(')[0]}",)
+
+    @property
+    def carries(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return (0, 1, 2) if self.whole else (0, 1, 2, 3)
 
 
 @frozen(kw_only=True)

@@ -100,12 +100,12 @@ def _parts(unit: Unit, wants: Wants, names: dict[Op, str]) -> dict[Op, Value]:
                 continue
             chosen, whole = unit.streams[op.stream], replace(op, stream=MAIN)
             given = wants[unit][whole]
-            if op.part == "{0}":
+            maker = next(n for n in unit.nodes if chosen in n.outputs)
+            if op.part == "{0}" or (op.by_place and getattr(maker.op, "stays", False)):
                 found[op] = given
                 continue
             part = Part(whole=whole, stream=op.stream)
             found[op] = Value(f"own_{names[whole]}", op.infer()[0])
-            maker = next(n for n in unit.nodes if chosen in n.outputs)
             made = Node(part, (given, chosen), (found[op],), span=maker.span)
             unit.nodes.insert(unit.nodes.index(maker) + 1, made)
     return found

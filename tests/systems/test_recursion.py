@@ -150,6 +150,7 @@ def rounds(
     chosen: list[list[int]] | None = None,
     compact: bool = False,
     anyone: bool = False,
+    result: bool = False,
 ) -> tuple[list[Tensor], list[list[int]]]:
     """H += sigmoid(score) f(H) for those that a round serves, of those that the round before served."""
     among = list(range(len(xs)))
@@ -163,6 +164,7 @@ def rounds(
         else:
             served = chosen[number]
         where = {t: i if compact else t for i, t in enumerate(served)}
+        before = xs
         xs = plain.mixture_of_depths(
             xs,
             scores,
@@ -171,6 +173,10 @@ def rounds(
             lambda own, p: plain.layer(w, f"{at}.layer", own, p, HEADS),
             torch.sigmoid,
         )
+        if result:  # f(H) is all that comes out of the block, the stream inside it too
+            xs = [
+                x + scores[t].sigmoid() * before[t] if t in served else x for t, x in enumerate(xs)
+            ]
         found.append(served)
         among = served
     return xs, found
@@ -198,6 +204,16 @@ def test_rounds_serve_ever_fewer():
     for mistake in ({"compact": True}, {"anyone": True}):
         wrong = formula(model, ids, (1, 0.6, 0.3), **mistake)
         assert (output.logits - wrong).abs().max() > 1e-3, mistake
+
+
+def test_all_that_comes_out_of_a_round_may_be_added():
+    """expert_choice_router.py: the output of the block, times its weight, is added to what went in."""
+    result = ROUNDS.replace("decode", "adds = result\n    decode")
+    model = model_of(built(spec("rounds", result)))
+    ids = tokens(1, 8)
+    wanted = formula(model, ids, (1, 0.6, 0.3), result=True)
+    compare(model(ids).logits, wanted, model, "mor_small")
+    assert (formula(model, ids, (1, 0.6, 0.3)) - wanted).abs().max() > 1e-3
 
 
 def test_padding_takes_part_in_no_round():

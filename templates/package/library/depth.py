@@ -100,6 +100,25 @@ def in_place(here_BT: Tensor, cache: Cache | None) -> Chosen:
     return Chosen(None, here_BT, here_BT if cache is None else cache.append(here_BT))
 
 
+def rounds_taken(expert_NK: Tensor, x_BTD: Tensor) -> Tensor:
+    """How many rounds each token takes, [B, T]: one more than its pick's number."""
+    return expert_NK[:, 0].view(x_BTD.shape[:2]) + 1
+
+
+def rounds_or_none(expert_NK: Tensor, x_BTD: Tensor, most: int) -> Tensor:
+    """The same, and no round for a token whose pick is absent."""
+    rounds_BT = rounds_taken(expert_NK, x_BTD)
+    return rounds_BT.where(rounds_BT <= most, 0)
+
+
+def going_on(
+    rounds_BT: Tensor, number: int, real_BT: Tensor | None, cache: Cache | None
+) -> Chosen:
+    """Those that take more than `number` rounds; keys of the others are hidden."""
+    here_BT = rounds_BT > number
+    return in_place(here_BT if real_BT is None else here_BT & real_BT, cache)
+
+
 def served(chosen: Chosen, score_BT1: Tensor) -> Tensor:
     """Which tokens are served, [B, T] bool."""
     none_BT = torch.zeros_like(score_BT1.squeeze(-1), dtype=torch.bool)
@@ -186,12 +205,30 @@ def add_chosen(
 ) -> Tensor:
     """x and, for those served, what the block added to it, times their gate."""
     added_BAD = (chosen_rows(gate_BT1, chosen) * (y_BAD - x_BAD)).type_as(x_BTD)
+    return put_back(x_BTD, added_BAD, chosen)
+
+
+def add_result(
+    x_BTD: Tensor, y_BAD: Tensor, gate_BT1: Tensor, chosen: Chosen
+) -> Tensor:
+    """x and, for those served, all that came out of the block, times their gate."""
+    added_BAD = (chosen_rows(gate_BT1, chosen) * y_BAD).type_as(x_BTD)
+    return put_back(x_BTD, added_BAD, chosen)
+
+
+def put_back(x_BTD: Tensor, added_BAD: Tensor, chosen: Chosen) -> Tensor:
+    """x and, for those served, what is added."""
     if chosen.here_BA is not None:
         added_BAD = added_BAD.where(chosen.here_BA[..., None], 0)
     if chosen.index_BA is None:
         return x_BTD + added_BAD
     index_BAD = chosen.index_BA[..., None].expand_as(added_BAD)
     return x_BTD.scatter_add(1, index_BAD, added_BAD)
+
+
+def advance(x_BTD: Tensor, y_BTD: Tensor, chosen: Chosen) -> Tensor:
+    """y for those that take part in a round; the others stay as they are."""
+    return y_BTD.where(chosen.here_BA[..., None], x_BTD)
 
 
 def membership(depths: list[Depth], coefficient: float) -> Tensor:

@@ -152,6 +152,11 @@ def add_chosen(
 ) -> Tensor:
     """x and, for those served, what the block added to it, times their gate."""
     added_BAD = (chosen_rows(gate_BT1, chosen) * (y_BAD - x_BAD)).type_as(x_BTD)
+    return put_back(x_BTD, added_BAD, chosen)
+
+
+def put_back(x_BTD: Tensor, added_BAD: Tensor, chosen: Chosen) -> Tensor:
+    """x and, for those served, what is added."""
     if chosen.here_BA is not None:
         added_BAD = added_BAD.where(chosen.here_BA[..., None], 0)
     if chosen.index_BA is None:
