@@ -97,6 +97,11 @@ class Router(Construct):
         sees=("x", "score", "gate", "choose"),
         doc="weights, over what was kept; a number is that of every pick",
     )
+    estimator = RecipeOf(
+        "exact",
+        kinds=("estimator",),
+        doc="whose gradient the weights get: their own, or that of an estimator for choices that are drawn",
+    )
 
     loss = Listed(
         "none",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.constructs.declare import Construct, Flag, Labels, Number, Words
-from moedsl.ir import ops
+from moedsl.ir import estimating, ops
 from moedsl.ir.kinds import span_of_kinds
 
 if TYPE_CHECKING:
@@ -112,31 +112,18 @@ class Shift(Construct):
 
 
 class NearTies(Construct):
-    """The weight of a pick among the choices that nearly tie with it: a softmax over the scores of those alone.
+    """Who nearly ties with the best, m: those whose score s has (m - s) / max(|s|, m) of at most `within`.
 
-    It stands in a router's `weigh`, as `score -> near_ties(2%)`. A score s nearly ties with a pick's, m, where
-    (m - s) / max(|s|, m) is at most `within`; earlier picks are no rivals of later ones. So a clear winner weighs 1, and
-    weights do not sum to 1. Picks are the best ones in training too: sampling among near ties, and the estimator of
-    its gradient, are not said.
+    In a router's `weigh`, `score -> near_ties(2%)`, a pick's share of the softmax over them; the best and its near ties
+    are those of the choices that earlier picks left. So a clear winner weighs 1, and weights do not sum to 1. Before a
+    choice, `select = in_turn(2, near_ties(2%) -> gumbel)`, all others are out of it.
     """
 
-    source = "Liu et al., 2024, SparseMixer-v2 in evaluation; transformers phimoe `sparsemixer`"
+    source = "Liu et al., 2024, GRIN (SparseMixer-v2); transformers phimoe `sparsemixer`"
     within = Number(low=0, positional=True, doc="largest relative distance of a tie")
 
     def lower(self, build: Builder, x: Value) -> Value:
-        expert, logits = build.scope.get("expert"), build.scope.get("logits")
-        if expert is None or logits is None or build.last(expert).loose:
-            build.sink.error(
-                "E0408",
-                "`near_ties` needs chosen experts, and there are none here"
-                if expert is None or logits is None
-                else "`near_ties` needs picks that are all there, and some may be absent here",
-                self.recipe.span,
-                help="it stands in a router's `weigh`: `weigh = score -> near_ties(2%)`",
-            )
-            return build.poison(x)
-        logits = build.op(ops.Cast(dtype="float32"), logits)
-        return build.op(ops.NearTies(within=float(self.within)), logits, expert)
+        return estimating.lower_near_ties(build, self.recipe, float(self.within), x)
 
 
 class Dropout(Construct):

@@ -12,6 +12,7 @@ ops_dispatch    rows to their experts and back
 ops_capacity    room for routed rows, and who gets it
 ops_arranging   parts of rows and rows of heads, before and after experts
 ops_depth       blocks that serve some of the tokens
+ops_estimating  choices one after another, weights with gradients not their own
 ops_keyed       selections by what a row is, whatever it scores
 ops_losses      losses over routings
 ops_noise       what is drawn anew in each forward
@@ -96,6 +97,7 @@ from moedsl.ir.ops_dispatch import (
     RowWeights,
     WeightSum,
 )
+from moedsl.ir.ops_estimating import Heun, InTurn, NearTies, OnlyNearTies, StraightThrough
 from moedsl.ir.ops_keyed import Assigned, ByPhase, EveryRow, FillPicks, OnePick, TableRows
 from moedsl.ir.ops_losses import Balance, Listing, LossTerm, Penalty, ZLoss
 from moedsl.ir.ops_noise import Noise
@@ -118,7 +120,6 @@ from moedsl.ir.ops_rebuilding import Rebuild, RebuildError
 from moedsl.ir.ops_routing import (
     Gather,
     LimitGroups,
-    NearTies,
     NormalizeAmong,
     Positive,
     Route,
@@ -235,8 +236,10 @@ __all__ = [
     "GroupSize",
     "Halves",
     "HeadRows",
+    "Heun",
     "HidePadding",
     "InStream",
+    "InTurn",
     "Join",
     "KindRows",
     "Learned",
@@ -265,6 +268,7 @@ __all__ = [
     "OfKind",
     "OneHead",
     "OnePick",
+    "OnlyNearTies",
     "Op",
     "OwnDistances",
     "Part",
@@ -314,6 +318,7 @@ __all__ = [
     "StackRows",
     "StateOp",
     "Statistic",
+    "StraightThrough",
     "SumUp",
     "TableRows",
     "TakeChosen",

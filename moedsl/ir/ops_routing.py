@@ -156,22 +156,6 @@ class WithoutAbsent(Op):
 
 
 @frozen(kw_only=True)
-class NearTies(Op):
-    """(logits_NE, expert_NK) -> each pick's share among the choices left that nearly tie with it, [N, K]."""
-
-    within: float
-    imports: ClassVar[tuple[str, ...]] = (".selection:share_near_ties",)
-    carries: ClassVar[tuple[int, ...] | None] = (0,)
-
-    @property
-    def code(self) -> str:  # type: ignore[override]
-        return f"share_near_ties({{0}}, {{1}}, {number(self.within)})"
-
-    def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (replace(dims_of(inputs[1]), dtype=dims_of(inputs[0]).dtype),)
-
-
-@frozen(kw_only=True)
 class Statistic(Op):
     """What a loss reads of a routing, summed over the real rows of each sequence, [S, E] or [S].
 

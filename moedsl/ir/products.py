@@ -135,6 +135,12 @@ def _fault(router: Router, wanted: Wanted, select: str) -> tuple[str, Any, str] 
             router.recipe.origin("capacity"),
             "leave it out",
         )
+    if "estimator" in router.recipe.given:
+        return (
+            "an estimator would look at every choice",
+            router.recipe.origin("estimator"),
+            "leave it out",
+        )
     if wanted.statistics:
         return (
             "losses over decisions look at every choice, here or in another mixture of the model",

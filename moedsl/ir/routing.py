@@ -209,6 +209,8 @@ def _weigh(
         with build.body(**kept):
             weight = build.role("weigh", router.weigh, x, choices, name="weight")
     _is_kept(build, router, weight, asked)
+    if weight not in build.bad:
+        weight = build.apply(router.estimator, weight)
     if build.last(expert).loose and weight not in build.bad:
         weight = build.op(ops.WithoutAbsent(choices=choices), weight, expert, name="weight")
     return weight

@@ -23,6 +23,7 @@ _OF_PICKS = (
     "gate",
     "choose",
     "weigh",
+    "estimator",
     "capacity",
     "priority",
     "overflow",

@@ -352,6 +352,7 @@ PHI = Family(
         "gqa.heads=4",
         "gqa.kv_heads=2",
         "sparse.experts=6 * swiglu(20)",
+        "mixer.select=in_turn(2, near_ties(80%) -> gumbel)",
         "mixer.weigh=score -> near_ties(80%)",
     ),
     cls="PhimoeForCausalLM",

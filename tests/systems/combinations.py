@@ -69,6 +69,8 @@ GATES = [
     ("score -> softmax", "gate -> normalize -> scale(learned, per = expert)"),
 ]
 CHOICES = parts("", "", "gate + balancing(rate = 1e-3)")
+# Of weights of choices that are drawn, and of any.
+ESTIMATORS = ["", "straight_through", "heun"]
 SELECTIONS = parts(
     "top_k(1)",
     "top_k(2)",
@@ -79,6 +81,11 @@ SELECTIONS = parts(
 )
 SELECTIONS += parts(
     "top_k(2) -> thin(below = 0.2)", "top_k(2) -> thin(below = 0.4, keep = threshold)"
+)
+SELECTIONS += parts(
+    "in_turn(2, gumbel)",
+    "in_turn(2, near_ties(40%) -> gumbel)",
+    "in_turn(1, scale(0.5) -> gumbel)",
 )
 SELECTIONS += parts("top_p(0.5)", "top_p(0.8, most = 4)", "positive", "positive")
 EXPERTS_CHOOSE = parts(
@@ -194,7 +201,9 @@ class Draw:
             gate, weigh = "score -> relu", "gate"
         if select.startswith("top_p"):
             gate, weigh = "score -> softmax", self.random.choice(["gate", "gate -> normalize"])
-        if select.endswith("top_k(1)") and ("softmax" in weigh or "normalize" in weigh):
+        if (select.endswith("top_k(1)") or "in_turn(1" in select) and (
+            "softmax" in weigh or "normalize" in weigh
+        ):
             weigh = "gate" if gate else "score -> sigmoid"  # one weight divided by itself is 1
         if choosing or select in ("positive", "all"):
             self.unranked.add(name)
@@ -204,6 +213,7 @@ class Draw:
             room = ""  # a next choice is the next of all
         if not drops:
             room = "overflow = zero"  # a token may get nothing, and that is meant
+        estimator = self.random.choice(ESTIMATORS if "in_turn" in select else ESTIMATORS[:2])
         lines = [
             f"score = {self.part(SCORES)}",
             f"gate = {gate}" if gate else "",
@@ -211,6 +221,7 @@ class Draw:
             f"select = {select}",
             room,
             f"weigh = {weigh}" if weigh else "",
+            f"estimator = {estimator}" if estimator and self.random.random() < 0.5 else "",
         ]
         return body("router", name, lines)
 

@@ -4,6 +4,8 @@ Shapes: N rows, E experts, K kept of each row, R routed rows. A pick that is abs
 numbered E, one past the last expert.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -57,21 +59,37 @@ def row_weights(weight_NK: Tensor, plan: Dispatch) -> Tensor:
     return weight_R[:-1].unsqueeze(1)
 
 
-def share_near_ties(logits_NE: Tensor, expert_NK: Tensor, within: float) -> Tensor:
-    """Each pick's share of the softmax over what nearly ties with it, [N, K].
+def in_turn(key_NE: Tensor, num_picks: int, rank: Callable[[Tensor], Tensor]) -> Tensor:
+    """Picks one after another: each the best of what `rank` makes of the keys left."""
+    picks, left_NE = [], key_NE.detach()
+    for _ in range(num_picks):
+        picks.append(rank(left_NE).argmax(1, keepdim=True))
+        left_NE = left_NE.scatter(1, picks[-1], -torch.inf)
+    return torch.cat(picks, dim=1)
 
-    A logit s nearly ties with a pick's, m, where (m - s) / max(|s|, m) is at most
-    `within`. Earlier picks are no rivals of later ones.
+
+def near_ties(key_NE: Tensor, within: float) -> Tensor:
+    """The keys s that nearly tie with the row's best, m; the others become -inf.
+
+    They do where (m - s) / max(|s|, m) is at most `within`.
     """
-    shares, left_NE = [], logits_NE
+    best_N1 = key_NE.detach().amax(1, keepdim=True)
+    size_NE = torch.maximum(key_NE.detach().abs(), best_N1)
+    far_NE = (best_N1 - key_NE.detach()) / size_NE > within
+    return key_NE.masked_fill(far_NE, -torch.inf)
+
+
+def share_near_ties(logits_NE: Tensor, expert_NK: Tensor, within: float) -> Tensor:
+    """Each pick's share of the softmax over what nearly ties with the best, [N, K].
+
+    The best is that of what earlier picks left, and so are those that tie with it.
+    """
+    found, left_NE = [], logits_NE
     for pick_N1 in expert_NK.split(1, dim=1):
-        best_N1 = logits_NE.gather(1, pick_N1).detach()
-        size_NE = torch.maximum(logits_NE.detach().abs(), best_N1)
-        far_NE = (best_N1 - logits_NE.detach()) / size_NE > within
-        share_NE = left_NE.masked_fill(far_NE, -torch.inf).softmax(1)
-        shares.append(share_NE.gather(1, pick_N1))
+        share_NE = near_ties(left_NE, within).softmax(1)
+        found.append(share_NE.gather(1, pick_N1))
         left_NE = left_NE.scatter(1, pick_N1, -torch.inf)
-    return torch.cat(shares, dim=1)
+    return torch.cat(found, dim=1)
 
 
 def positive(key_NE: Tensor) -> Tensor:
