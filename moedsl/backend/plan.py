@@ -8,12 +8,13 @@ from typing import Any
 import moedsl
 from moedsl.backend.card import CardView, numbers, plan_card
 from moedsl.backend.checkpoint_view import StartsView, plan_starts
+from moedsl.backend.class_names import name_classes
 from moedsl.backend.header import header
 from moedsl.backend.imports import ImportSet
 from moedsl.backend.library import LibraryFile, plan_library, wants_of
 from moedsl.backend.naming import identifier, output_fields
 from moedsl.backend.plan_adapting import HOME, WANTS, adapts
-from moedsl.backend.plan_classes import ClassView, Names, imported_names, name_classes, plan_class
+from moedsl.backend.plan_classes import ClassView, Names, imported_names, plan_class
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
 from moedsl.backend.plan_views import losses_want, plan_routing, plan_runtime, wants

@@ -9,11 +9,11 @@ from dataclasses import field, replace
 from typing import Any
 
 from moedsl.backend.imports import ImportSet
-from moedsl.backend.naming import Scope, attribute, camel, class_name
+from moedsl.backend.naming import Scope, attribute
 from moedsl.backend.plan_lines import call_lines, statement_lines
 from moedsl.backend.plan_once import Part, kept_parts
 from moedsl.backend.plan_reads import Reads
-from moedsl.backend.plan_stacks import loop, made
+from moedsl.backend.plan_stacks import fed_names, loop, made
 from moedsl.backend.plan_taps import is_list
 from moedsl.backend.plan_words import describe, docstring
 from moedsl.backend.statements import Writer, suffix
@@ -76,57 +76,6 @@ def imported_names(graph: Graph) -> frozenset[str]:
     return frozenset(want.rsplit(":", 1)[-1] for want in wanted)
 
 
-def name_classes(graph: Graph) -> dict[Unit, str]:
-    """A class name per unit. Units that share a name are told apart by what they hold, else by number."""
-    names: dict[Unit, str] = {graph.root: class_name(graph.name, "model", ())}
-    alike: dict[str, list[Unit]] = {}
-    for unit in graph.units[:-1]:
-        alike.setdefault(camel(unit.name), []).append(unit)
-    stems = {unit: stem for units in alike.values() for unit, stem in _stems(units)}
-    taken = set(names.values())
-    for unit in graph.units[:-1]:
-        names[unit] = class_name(stems[unit], unit.kind, taken)
-        taken.add(names[unit])
-    return names
-
-
-def _stems(alike: list[Unit]) -> Iterable[tuple[Unit, str]]:
-    """Units of one name, each with its name and what tells it from the others."""
-    if len(alike) == 1:
-        return [(alike[0], alike[0].name)]
-    return [
-        (unit, f"{unit.name}_{word}") for unit, word in zip(alike, _telling(alike), strict=True)
-    ]
-
-
-def _telling(alike: list[Unit]) -> list[str]:
-    """What tells units of one name apart: their numbers of experts, or what each calls and the others do not."""
-    for difference in (_experts, _held):
-        found = [difference(unit) for unit in alike]
-        if all(found) and len(set(found)) == len(found):
-            common = set.intersection(*map(set, found))
-            return ["_".join(word for word in words if word not in common) for words in found]
-    return [str(number) for number in range(1, len(alike) + 1)]
-
-
-def _experts(unit: Unit) -> tuple[str, ...]:
-    """`of_4` for a router of 4 experts, `4` for a mixture or bank of them."""
-    if unit.kind == "router":
-        chosen = [node.op.chosen for node in unit.nodes if hasattr(node.op, "chosen")]
-        return (f"of_{chosen[0][1].size}",) if chosen else ()
-    banks = [unit.bank, *(called.bank for called in _called(unit))]
-    return (str(max(banks)),) if max(banks) else ()
-
-
-def _held(unit: Unit) -> tuple[str, ...]:
-    """The names of what it calls; mixtures with their number of experts."""
-    return tuple("_".join((called.name, *_experts(called))) for called in _called(unit))
-
-
-def _called(unit: Unit) -> list[Unit]:
-    return [called for node in unit.nodes for _, _, called in node.calls()]
-
-
 def plan_class(unit: Unit, names: Names) -> ClassView:
     """The class of a unit that is not the root."""
     part = names.parts.get(unit)
@@ -167,7 +116,7 @@ def plan_method(
         {p.value: p.name for p in inputs},
         names.reads,
         loop=lambda w, node: loop(w, node, names.reads, names.classes, run=run),
-        reserved=names.reserved | {"layer", "routed"},
+        reserved=names.reserved | {"layer", "routed"} | looped(unit),
         results=results,
         stems=stems or {},
     )
@@ -184,6 +133,12 @@ def plan_method(
         MEMBER,
     )
     return Method(signature, lines)
+
+
+def looped(unit: Unit) -> set[str]:
+    """Names that loops over layers have beside the values of the graph."""
+    stacks = [node.op for node in unit.nodes if isinstance(node.op, Stack)]
+    return {name for stack in stacks for _, _, name in fed_names(stack)}
 
 
 @frozen

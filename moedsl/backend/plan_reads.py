@@ -6,8 +6,9 @@ from dataclasses import field
 from string import Formatter
 
 from moedsl.frozen import record
+from moedsl.ir.decisions import fed_inputs, handed_at
 from moedsl.ir.graph import Node, Unit, Value
-from moedsl.ir.ops import Call, Stack
+from moedsl.ir.ops import Before, Call, Stack
 
 
 def is_loss(node: Node) -> bool:
@@ -31,8 +32,11 @@ class Reads:
             case Call(unit=unit):
                 return self.unit(unit)
             case Stack(runs=runs):
+                columns = list(zip(*(self.unit(u) for u, _ in runs), strict=True))
+                fed = fed_inputs(node.op)
                 return tuple(
-                    any(column) for column in zip(*(self.unit(u) for u, _ in runs), strict=True)
+                    self.enters(node.op, index, fed[index]) if index in fed else any(column)
+                    for index, column in enumerate(columns)
                 )
         keys = {key for _, key, _, _ in Formatter().parse(node.op.code) if key is not None}
         return tuple("args" in keys or str(index) in keys for index in range(len(node.inputs)))
@@ -45,6 +49,15 @@ class Reads:
             read.update([self.caches[unit]] if unit in self.caches else [])
             self.memo[unit] = tuple(value in read for value in [*unit.inputs, *unit.ambients])
         return self.memo[unit]
+
+    def enters(self, stack: Stack, index: int, op: Before) -> bool:
+        """Does a layer read what was decided before the first of them?"""
+        for unit, _ in stack.steps:
+            if self.unit(unit)[index]:
+                return True
+            if handed_at(unit, op) is not None:
+                return False
+        return False
 
     def takes(self, unit: Unit, value: Value) -> bool:
         """Does the unit read this one of its inputs or ambients?"""

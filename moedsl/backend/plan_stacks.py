@@ -11,8 +11,9 @@ from moedsl.backend.plan_reads import Reads
 from moedsl.backend.plan_taps import is_list
 from moedsl.backend.statements import BODY, Writer
 from moedsl.frozen import frozen
+from moedsl.ir.decisions import fed_inputs, handed_at
 from moedsl.ir.graph import Node, Unit
-from moedsl.ir.ops import Stack
+from moedsl.ir.ops import Before, Stack
 from moedsl.ir.ops_calls import handed_by, lists_of
 
 FEW = 3  # more stretches of unlike layers than this are told apart inside one loop
@@ -55,7 +56,7 @@ def loop(
     """The lines that run the layers. `run`: through the model's `run`, which may recompute activations."""
     assert isinstance(node.op, Stack)
     printer = _Loop(writer, node, reads, run)
-    lists = [f"{name} = []" for name in printer.lists]
+    lists = [*printer.entering, *(f"{name} = []" for name in printer.lists)]
     found = stretches(node.op, reads)
     kinds = {(reads.unit(one.unit), _hands(one.unit)) for one in found}
     if len(found) == len(kinds) <= FEW and (len(kinds) == 1 or not node.op.order):
@@ -79,6 +80,13 @@ def _hands(unit: Unit) -> tuple[tuple[str, bool], ...]:
     return tuple((getattr(tap.type, "name", ""), is_list(unit, tap)) for tap in unit.taps)
 
 
+def fed_names(stack: Stack) -> list[tuple[int, Before, str]]:
+    """The inputs of layers that the layers before them decide, with the names of these decisions."""
+    unit = stack.runs[0][0]
+    values = [*unit.inputs, *unit.ambients]
+    return [(index, op, attribute(values[index].name)) for index, op in fed_inputs(stack).items()]
+
+
 class _Loop:
     def __init__(self, writer: Writer, node: Node, reads: Reads, run: bool) -> None:
         assert isinstance(node.op, Stack)
@@ -90,6 +98,15 @@ class _Loop:
         # A list that nobody reads is not collected.
         self.all_lists = [writer.names.get(value, "") for value in node.outputs[1:]]
         self.lists = [name for name in self.all_lists if name]
+        self.fed = {index: (op, name) for index, op, name in fed_names(node.op)}
+
+    @property
+    def entering(self) -> list[str]:
+        """Decisions before the first layer, under the names that they have in the loop."""
+        mask = self.reads.mask(self.node)
+        given = [(name, self.node.inputs[i]) for i, (_, name) in self.fed.items() if mask[i]]
+        pairs = [(name, self.writer.text(value).code) for name, value in given]
+        return [f"{name} = {code}" for name, code in pairs if name != code]
 
     @property
     def layers(self) -> str:
@@ -130,19 +147,35 @@ class _Loop:
 
     def call(self, unit: Unit, layer: str, depth: int) -> list[str]:
         mask = self.reads.unit(unit)
-        inputs = zip(self.node.inputs[1:], mask[1:], strict=True)
-        arguments = [self.stream, *(self.writer.text(v).code for v, read in inputs if read)]
+        read = [index for index in range(1, len(mask)) if mask[index]]
+        arguments = [self.stream, *map(self.argument, read)]
         code = f"{layer}({', '.join(arguments)})"
         if self.run:
             code = f"self.run({', '.join([layer, *arguments])})"
         lists = lists_of(unit, handed_by(other for other, _ in self.runs))
         handed = [self.all_lists[index] for index in lists]
         one = [_element(name, len(self.lists)) for name in handed]
+        latest = []
+        for op, name in self.fed.values():
+            if (found := handed_at(unit, op)) is None:
+                continue
+            place, back = found
+            if back:
+                one[place] = one[place] if handed[place] else "routed"
+                latest.append(f"{name} = {one[place]}[-{back}]")
+            else:
+                one[place] = name
         lines = list(statement_lines(f"{', '.join([self.stream, *one])} = {code}", depth))
         for tap, name, element in zip(unit.taps, handed, one, strict=True):
             verb = "extend" if is_list(unit, tap) else "append"
             lines += [f"{name}.{verb}({element})"] if name else []
-        return lines
+        return lines + latest
+
+    def argument(self, index: int) -> str:
+        """What layers decide for each other has one name throughout the loop."""
+        if index in self.fed:
+            return self.fed[index][1]
+        return self.writer.text(self.node.inputs[index]).code
 
 
 def _element(name: str, lists: int) -> str:

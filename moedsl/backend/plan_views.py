@@ -74,6 +74,7 @@ def plan_routing(
         expert_bias=any(isinstance(op, ops.Linear) and op.bank and op.bias for op in used),
         expert_scale=".experts:expert_scale" in asked,
         expert_affine=".experts:expert_affine" in asked,
+        expert_vectors=".experts:expert_rows" in asked,
         loose=bounded or any(_is_loose(node) for unit in graph.units for node in unit.nodes),
         bounded=bounded,
         lines=".routing:place_in_line" in asked,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from moedsl.backend.header import docstring_text
 from moedsl.backend.plan_lines import WIDTH, fits, prose
 from moedsl.ir.graph import Dim, Graph, RecordType, TensorType, Unit
-from moedsl.ir.ops import TableRows
+from moedsl.ir.ops import Before, TableRows
 from moedsl.ir.shapes import MAIN, streams_in
 from moedsl.ir.walk import walk
 from moedsl.model import terms
@@ -65,11 +65,17 @@ def _nature(unit: Unit) -> str:
         case "router" if found := chosen_of(unit):
             if any(isinstance(node.op, TableRows) for node in unit.nodes):
                 return f"Looks up {kept_text(found[0])} of {found[1]} experts for each row."
-            return f"Scores {found[1]} experts for each row and keeps {kept_text(found[0])}."
+            kept = kept_text(found[0])
+            if any(isinstance(op, Before) for op in unit.wants):
+                return (
+                    f"Scores {found[1]} experts for each row, by its last score too; keeps {kept}."
+                )
+            return f"Scores {found[1]} experts for each row and keeps {kept}."
         case "moe" if found := chosen_of(unit):
             return f"A mixture of {found[1]} experts; each row goes to {kept_text(found[0])}."
         case "experts" if unit.bank:
             construct = getattr(unit.recipe, "construct", "")
+            construct = unit.recipe.name if construct == "block" else construct
             what = f"{unit.bank} {construct} experts{_sizes(settings)}".replace("  ", " ")
             return f"{what}; {_HOW_ROWS_COME[met_of(unit)]}."
         case "router" if slots := slots_of(unit):

@@ -87,7 +87,8 @@ class RoutingView:
     `header` is the provenance comment, one line with its `#`. `package` is the namespace of the
     custom operators, so two packages can live in one process. `steps`: the statistics of routers
     that model.py writes out in steps, None where every router is one of `routes`. `expert_bias`
-    asks for `grouped_linear_bias`; `expert_scale` and `expert_affine` for themselves (norms, scales).
+    asks for `grouped_linear_bias`, `expert_vectors` for `expert_rows`; `expert_scale` and `expert_affine` for themselves
+    (norms, scales).
     `loose`: picks may be absent; `bounded`: a router limits the rows that experts get.
     `lines`: picks stand in line for the room of their experts; `columns`: experts choose rows.
     Not `routed`: a dense model that computes something in float32, and needs `wide` alone.
@@ -100,6 +101,7 @@ class RoutingView:
     expert_bias: bool = False
     expert_scale: bool = False
     expert_affine: bool = False
+    expert_vectors: bool = False
     loose: bool = False
     bounded: bool = False
     lines: bool = False
@@ -109,7 +111,8 @@ class RoutingView:
     @property
     def expert_rows(self) -> bool:
         """Weights that are no matrices: each routed row takes its expert's."""
-        return self.expert_bias or self.expert_scale or self.expert_affine
+        scaled = self.expert_scale or self.expert_affine
+        return scaled or self.expert_bias or self.expert_vectors
 
     def __post_init__(self) -> None:
         assert self.package.isidentifier()

@@ -14,6 +14,7 @@ from typing import Literal
 
 from moedsl.checks.traits import carries, constant, field_of, is_loss, names_of_fields
 from moedsl.frozen import frozen, record
+from moedsl.ir.decisions import fed_inputs, handed_at
 from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
 from moedsl.ir.ops import Call, Field, Stack
 from moedsl.ir.ops_calls import handed_by, lists_of
@@ -63,12 +64,21 @@ class Backward:
         """(path, unit, its wanted outputs) of each unit that runs under the node, last first."""
         stack = node.op if isinstance(node.op, Stack) else None
         handed = handed_by(unit for unit, _ in stack.runs) if stack is not None else []
+        fed = fed_inputs(stack) if stack is not None else {}
+        asked: dict[int, set[str]] = {}  # of decisions of layers below
         for path, _, unit in reversed(list(node.calls())):
             outs = _own(unit, handed, wanted)
+            for index, op in fed.items():
+                if index in asked and (tap := handed_at(unit, op)) is not None:
+                    outs |= {(1 + tap[0], name) for name in asked.pop(index)}
             yield path, unit, outs
             if stack is not None:  # the layer below is asked for what this one reads
-                stream = {want for want in self.reach(unit, outs).inputs if want[0] == 0}
+                inputs = self.reach(unit, outs).inputs
+                stream = {want for want in inputs if want[0] == 0}
                 wanted = frozenset(stream | {want for want in wanted if want[0] != 0})
+                for index, name in inputs:
+                    if index in fed:
+                        asked.setdefault(index, set()).add(name)
 
     def _passed(self, node: Node, wanted: Wanted) -> Wanted:
         """The inputs of the node that are reached through it."""

@@ -9,6 +9,7 @@ from dataclasses import field
 
 from moedsl.checks.traits import sees
 from moedsl.frozen import frozen, record
+from moedsl.ir.decisions import fed_inputs, handed_at
 from moedsl.ir.graph import Node, Unit, Value
 from moedsl.ir.ops import Stack
 from moedsl.ir.ops_calls import handed_by, lists_of
@@ -97,17 +98,22 @@ class Flow:
         return tuple(results)
 
     def _stack(self, stack: Stack, inputs: list[Strands], count: int) -> tuple[Strands, ...]:
-        """The stream goes from layer to layer; taps gather what all of them hand up."""
+        """The stream goes from layer to layer, and so do decisions that later ones read; taps gather what all of them
+        hand up."""
         stream, rest = inputs[0], inputs[1:]
+        fed = fed_inputs(stack)
         taps: list[Strands] = [{} for _ in range(count - 1)]
         listed = handed_by(unit for unit, _ in stack.runs)
         for unit, repeats in stack.steps:
             lists = lists_of(unit, listed)
             for _ in range(repeats):
-                before = stream
+                before = stream, list(rest)
                 stream, *handed = self._call(unit, [stream, *rest])
                 for index, strands in zip(lists, handed, strict=False):
                     _merge(taps[index], strands)
-                if stream == before:
+                for index, op in fed.items():
+                    if (tap := handed_at(unit, op)) is not None:
+                        rest[index - 1] = handed[tap[0]]
+                if (stream, rest) == before:
                     break
         return (stream, *taps)

@@ -107,6 +107,9 @@ CODES: dict[str, str] = {
     "E0415": "product keys without a square",
     "E0416": "product keys asked about every choice",
     "E0414": "ids or labels that do not name the choices",
+    "E0417": "a decision before the first, or of no router",
+    "E0418": "a score before with another number of choices",
+    "E0419": "a deviation of one number",
     "E0450": "picks asked of soft slots",
     "E0451": "experts that cannot be merged",
     # --- losses and gradients
@@ -135,4 +138,5 @@ CODES: dict[str, str] = {
     "W1005": "a loss over what is even anyway",
     "W1006": "experts that cost nothing, balanced with those that do",
     "W1010": "a declaration that nothing reads",
+    "W1011": "a decision before that is never there",
 }

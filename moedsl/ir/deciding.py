@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from moedsl.ir import arranging, balanced
+from moedsl.ir import arranging, balanced, before
 from moedsl.ir.graph import Dim, RecordType, Value
 from moedsl.ir.kinds import common_kinds
 from moedsl.ir.walk import takes_choices
@@ -47,6 +47,7 @@ def decide(
         arranging.check_by_head(build, router, routing)
     if isinstance(routing.type, RecordType):
         build.tap(routing)
+        before.decided(build, router, x, routing)
     return routing
 
 

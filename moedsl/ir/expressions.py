@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from moedsl.constructs import declare
-from moedsl.ir import deciding, ops, problems
+from moedsl.ir import before, deciding, ops, problems
 from moedsl.ir.frame import Hint
 from moedsl.ir.graph import Dim, TensorType, Value
 from moedsl.ir.shapes import is_ids, is_sequence, per_sequence
-from moedsl.ir.walk import fits_width, sets_width
+from moedsl.ir.walk import fits_width, flattened, sets_width, takes_width
 from moedsl.model import terms
 from moedsl.model.terms import Term, type_of
 
@@ -185,8 +185,11 @@ def _flow(
     named: dict[str, Any],
 ) -> Value:
     """Stage after stage; the last that can takes the width that the place asks for; layers in a row are one stack."""
-    flat = list(_flattened(stages))
-    taker = _taker(flat)
+    flat = list(flattened(stages))
+    if before.is_previous(flat[0]) and build.frame.prefix != before.PLACE:
+        with before.at_place(build):
+            return _flow(build, tuple(flat), x, more, named)
+    taker = takes_width(flat)
     index = 0
     while index < len(flat):
         layers = index
@@ -205,22 +208,6 @@ def _flow(
     return x
 
 
-def _taker(stages: list[Term]) -> int:
-    """The last stage that gives another width than it gets. One that says which may say the very one."""
-    for index in reversed(range(len(stages))):
-        if fits_width(stages[index]) or sets_width(stages[index]):
-            return index
-    return -1
-
-
-def _flattened(stages: tuple[Term, ...]) -> Any:
-    for stage in stages:
-        if isinstance(stage, terms.Flow):
-            yield from _flattened(stage.stages)
-        else:
-            yield stage
-
-
 def _is_layer(term: Term) -> bool:
     from moedsl.constructs.registry import constructs
 
@@ -232,6 +219,8 @@ def _is_layer(term: Term) -> bool:
 def _arithmetic(build: Builder, term: terms.Arithmetic, x: Value | None) -> Value:
     """Both sides get the same input; a number stands on either side of a tensor."""
     left, right = term.left, term.right
+    if (alone := before.there(build, term)) is not None:
+        return _given(build, alone, x)
     if isinstance(right, terms.Number):
         return build.op(
             ops.Combination(operator=term.operator, number=right.value), _side(build, left, x)

@@ -9,6 +9,7 @@ from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Dim, Unit, Value
 from moedsl.ir.kinds import Choices
 from moedsl.ir.ops_base import Op
+from moedsl.ir.ops_before import Before
 from moedsl.ir.places import Parts, Places
 from moedsl.model import terms
 
@@ -39,3 +40,4 @@ class Frame:
     kinds: tuple[Choices, ...] = ()  # of the bank that a router chooses from
     ambients: dict[Op, Value] = field(default_factory=dict)
     stacked: set[str] = field(default_factory=set)  # tied layers that stand in a stack
+    before: dict[tuple[str, Dim], Before] = field(default_factory=dict)  # who decided last

@@ -165,6 +165,8 @@ class Unit:
     ffn | ...; doc: from the spec's comment; recipe: the terms.Recipe it was lowered from (None for the root);
     bank: number of copies side by side whose weights carry a leading experts axis, else 0.
     streams: those that the body makes itself, of some tokens of its `x`, each with the value that says which.
+    decides: the routers that decide in it for those after them (`ir/before.py`); decided: their decisions, or lists of
+    them.
     wants: the ambient ops behind `ambients`, pairwise. handed: those of `taps` that are made here rather than below.
     """
 
@@ -182,6 +184,8 @@ class Unit:
     wants: list[Op] = field(default_factory=list)
     handed: list[Value] = field(default_factory=list)
     streams: dict[Dim, Value] = field(default_factory=dict)
+    decides: dict[tuple[str, Dim], Any] = field(default_factory=dict)
+    decided: dict[Op, Value] = field(default_factory=dict)
 
     def producer(self, value: Value) -> Node | None:
         return next((n for n in self.nodes if value in n.outputs), None)

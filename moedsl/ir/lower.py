@@ -5,6 +5,7 @@ from __future__ import annotations
 from moedsl.constructs.inputs import Input
 from moedsl.constructs.registry import construct_of
 from moedsl.diagnostics.model import Sink
+from moedsl.ir import before
 from moedsl.ir.build import Builder
 from moedsl.ir.depth_losses import add_depth_losses
 from moedsl.ir.graph import Graph, Unit, Value
@@ -25,6 +26,7 @@ def lower(model: terms.Model, sink: Sink) -> Graph | None:
     with build.units.opened(root, inputs):
         build.run(model.lets, [output.value for output in model.outputs])
         root.outputs = [_output(build, output) for output in model.outputs]
+    before.check_met(build)
     units = build.units.done
     thread(units)
     sites = Sites()

@@ -1,6 +1,7 @@
 """Every operation of the graph, by family. An op is a frozen value: attributes, no weights, no tensors.
 
 ops_base        what an op is
+ops_before      what the same router decided before
 ops_calls       a unit run at a place; layers in sequence
 ops_weights     linear maps, norms, look-ups, learned factors
 ops_pointwise   functions of elements and along the last axis
@@ -56,6 +57,7 @@ from moedsl.ir.ops_attention import (
     Temperature,
 )
 from moedsl.ir.ops_base import Op
+from moedsl.ir.ops_before import Before, Latest
 from moedsl.ir.ops_calls import Call, Stack
 from moedsl.ir.ops_capacity import (
     CappedChoice,
@@ -113,6 +115,7 @@ from moedsl.ir.ops_pointwise import (
     Scale,
     SoftCap,
     Softmax,
+    Spread,
     Zeros,
 )
 from moedsl.ir.ops_products import Clamped, Halves, LookUp, ProductScores, SumUp, TopProducts
@@ -176,7 +179,15 @@ from moedsl.ir.ops_streams import (
     SequenceMean,
     real_rows,
 )
-from moedsl.ir.ops_weights import Embedding, Learned, LearnedScale, Linear, Norm, TiedLinear
+from moedsl.ir.ops_weights import (
+    Constant,
+    Embedding,
+    Learned,
+    LearnedScale,
+    Linear,
+    Norm,
+    TiedLinear,
+)
 
 __all__ = [
     "CHOSEN",
@@ -194,6 +205,7 @@ __all__ = [
     "Attend",
     "AttentionMask",
     "Balance",
+    "Before",
     "Buckets",
     "ByPhase",
     "CacheHandle",
@@ -207,6 +219,7 @@ __all__ = [
     "Coefficient",
     "Combination",
     "Combine",
+    "Constant",
     "Correction",
     "Cosine",
     "Cut",
@@ -242,6 +255,7 @@ __all__ = [
     "InTurn",
     "Join",
     "KindRows",
+    "Latest",
     "Learned",
     "LearnedPositions",
     "LearnedScale",
@@ -314,6 +328,7 @@ __all__ = [
     "Softmax",
     "SortRows",
     "SplitHeads",
+    "Spread",
     "Stack",
     "StackRows",
     "StateOp",

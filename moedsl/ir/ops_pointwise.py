@@ -188,6 +188,21 @@ class Normalize(Op):
 
 
 @frozen(kw_only=True)
+class Spread(Op):
+    """Scaled to a standard deviation along the last axis, that of a sample."""
+
+    over: Dim
+    to: float
+    least: float
+    atom: ClassVar[bool] = False
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        scale = f"{{0}}.var(-1, keepdim=True).clamp(min={number(self.least**2)}).rsqrt()"
+        return f"{{0}} * {scale}" if self.to == 1 else f"{{0}} * ({number(self.to)} * {scale})"
+
+
+@frozen(kw_only=True)
 class Dropout(Op):
     """Acts in training; else where `eval_rate` says so."""
 

@@ -226,6 +226,42 @@ class Learned(Op):
 
 
 @frozen(kw_only=True)
+class Constant(Op):
+    """A learned vector beside each row of the input, [.., D]. In a bank (`bank` > 0) inputs are (rows, Dispatch) and the
+    vectors are [bank, D]."""
+
+    over: Dim
+    std: float
+    bank: int = 0
+    met: str = "grouped"
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if self.bank and self.met != "grouped":
+            return f"{each(self.met)[0]}[:, None].expand(-1, {{0}}.shape[1], -1)"
+        if self.bank:
+            return "expert_rows({self}, {1}, {0}.shape[0])"
+        return "{self}.expand(*{0}.shape[:-1], -1)"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self.bank and self.met != "grouped":
+            return merging(self.met)
+        return (".experts:expert_rows",) if self.bank else ()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        lead = (self.bank,) if self.bank else ()
+        start = "normal" if self.std else "zeros"
+        shape = (*lead, self.over.size or 0)
+        return (Parameter("weight", shape, start, self.std, bank=bool(self.bank)),)
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        x = dims_of(inputs[0])
+        return (TensorType((*x.dims[:-1], self.over)),)
+
+
+@frozen(kw_only=True)
 class LearnedScale(Op):
     """Times a learned factor: one for all (`over` None), one for each channel, or (`per_choice`) for each chosen expert,
     whose index is the second input. In a bank (`bank` > 0) inputs are (rows, Dispatch) and weights are [bank, D or 1]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.ir import arranging, capacity, keyed, ops, products, soft
+from moedsl.ir import arranging, before, capacity, keyed, ops, products, soft
 from moedsl.ir.graph import Dim, TensorType, Value
 from moedsl.ir.readings import Picks, Wanted, statistics, wide
 from moedsl.ir.shapes import MAIN, is_ids, rows_of, spell, stream_of
@@ -24,6 +24,9 @@ def lower_router(
     build: Builder, router: Router, x: Value, wanted: Wanted | str | None = None
 ) -> Value:
     """`wanted` is the word `shares` where experts are merged by what it says."""
+    keeps_score = not isinstance(wanted, str) and soft.soft_of(router.recipe) is None
+    if not keeps_score and before.reads(router.recipe):
+        return before.keeps_no_score(build, router.recipe, x)
     if isinstance(wanted, str):
         return soft.lower_shares(build, router, x)
     if soft.soft_of(router.recipe) is not None:
@@ -37,6 +40,8 @@ def lower_router(
     x = build.scope["x"]
     heads = wanted.heads
     width = choices if heads is None or choices is None else build.flat("E", heads, choices)
+    if width is not None and not before.check_choices(build, router.score, width):
+        return build.poison(x)
     logits = all_logits = build.named(_score(build, router, x, width), "score")
     product = products.scores_of(build, logits)
     if product is not None and choices is not None:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from moedsl.ir.decisions import Decision, around, callees, decisions
 from moedsl.ir.graph import Dim, Node, Unit, Value
-from moedsl.ir.ops import Ambient, CacheHandle, Call, MaskArgument, Past, Stack
+from moedsl.ir.ops import (
+    Ambient,
+    Before,
+    CacheHandle,
+    Call,
+    Latest,
+    MaskArgument,
+    Past,
+    Stack,
+)
 from moedsl.ir.ops_attention import PAST, TOKENS
 from moedsl.ir.ops_base import Op
 from moedsl.ir.ops_calls import handed_by
@@ -27,22 +37,13 @@ def thread(units: list[Unit]) -> None:
     for unit in units[:-1]:
         _take(unit, wants[unit], names)
     for unit in units:
+        _hand_up(unit)
+    for unit in units:
         _pass_down(unit, wants, _parts(unit, wants, names))
     _make(root, wants[root], names)
-    for unit in units:
-        _hand_up(unit)
 
 
 # --- ambients -----------------------------------------------------------------------------------
-
-
-def callees(node: Node) -> list[Unit]:
-    match node.op:
-        case Call(unit=unit):
-            return [unit]
-        case Stack(runs=runs):
-            return list(dict.fromkeys(unit for unit, _ in runs))
-    return []
 
 
 def _spread(calls: list[tuple[Unit, Node]], wants: Wants) -> bool:
@@ -53,7 +54,8 @@ def _spread(calls: list[tuple[Unit, Node]], wants: Wants) -> bool:
         needed = dict.fromkeys(op for callee in called for op in wants[callee])
         for callee in called:
             _want(wants[callee], needed)
-        _want(wants[unit], [_asked(unit, node, op) for op in needed])
+        asked = [_asked(unit, node, op) for op in needed]
+        _want(wants[unit], [op for op in asked if op is not None])
     return sum(map(len, wants.values())) > before
 
 
@@ -62,7 +64,7 @@ def wanted_below(node: Node) -> Iterator[Ambient]:
     for _, _, unit in node.calls():
         for op in unit.wants:
             assert isinstance(op, Ambient)
-            if op.stream == MAIN:
+            if op.stream == MAIN and not isinstance(op, Before):
                 yield op
         for inner in unit.nodes:
             yield from wanted_below(inner)
@@ -75,18 +77,14 @@ def _want(wanted: dict[Op, Value], needed: Iterable[Op]) -> None:
             wanted[op] = Value(op.name, op.infer()[0])
 
 
-def _around(node: Node, op: Op) -> Op:
-    """What a called unit wants, of the streams that the caller gives it."""
-    assert isinstance(node.op, Call | Stack) and isinstance(op, Ambient)
-    axes = dict(node.op.axes)
-    return replace(op, stream=axes[op.stream]) if op.stream in axes else op
-
-
-def _asked(unit: Unit, node: Node, op: Op) -> Op:
-    """What the caller is asked for: of a stream that the caller makes, what it is a part of."""
-    around = _around(node, op)
-    assert isinstance(around, Ambient)
-    return replace(around, stream=MAIN) if around.stream in unit.streams else around
+def _asked(unit: Unit, node: Node, op: Op) -> Op | None:
+    """What the caller is asked for: of a stream that the caller makes, what it is a part of. Nobody decided before about
+    such a part."""
+    asked = around(node, op)
+    assert isinstance(asked, Ambient)
+    if asked.stream not in unit.streams:
+        return asked
+    return None if isinstance(op, Before) else replace(asked, stream=MAIN)
 
 
 def _parts(unit: Unit, wants: Wants, names: dict[Op, str]) -> dict[Op, Value]:
@@ -94,9 +92,9 @@ def _parts(unit: Unit, wants: Wants, names: dict[Op, str]) -> dict[Op, Value]:
     after what says who is in the stream."""
     found: dict[Op, Value] = {}
     for node in [node for node in unit.nodes if unit.streams and callees(node)]:
-        for op in (_around(node, inner) for inner in callees(node)[0].wants):
+        for op in (around(node, inner) for inner in callees(node)[0].wants):
             assert isinstance(op, Ambient)
-            if op.stream not in unit.streams or op in found:
+            if op.stream not in unit.streams or op in found or isinstance(op, Before):
                 continue
             chosen, whole = unit.streams[op.stream], replace(op, stream=MAIN)
             given = wants[unit][whole]
@@ -147,9 +145,31 @@ def _take(unit: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
 
 def _pass_down(unit: Unit, wants: Wants, parts: dict[Op, Value]) -> None:
     known = {**wants[unit], **parts}
-    for node in unit.nodes:
+    decided: dict[Op, Decision] = {}
+    for node in list(unit.nodes):
         if called := callees(node):
-            node.inputs = (*node.inputs, *(known[_around(node, op)] for op in called[0].wants))
+            asked = [around(node, op) for op in called[0].wants]
+            latest = {op: _latest(unit, node, op, decided[op]) for op in asked if op in decided}
+            given = {**known, **latest}
+            node.inputs = (*node.inputs, *(given.get(op) or _nothing(op) for op in asked))
+        decided.update(decisions(unit, node))
+
+
+def _nothing(op: Op) -> Value:
+    """Stands where nobody decided before, and is read by nobody."""
+    assert isinstance(op, Before)
+    return Value(op.name, op.record)
+
+
+def _latest(unit: Unit, node: Node, op: Op, decision: Decision) -> Value:
+    """The last decision before a node, by itself: one of those that layers handed up has a name of its own."""
+    assert isinstance(op, Before)
+    if not decision.back:
+        return decision.value
+    latest = Latest(back=decision.back, record=op.record)
+    value = Value(op.name, op.record)
+    unit.nodes.insert(unit.nodes.index(node), Node(latest, (decision.value,), (value,)))
+    return value
 
 
 def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
@@ -175,6 +195,8 @@ def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
     for op in _ranked(wanted, names):
         assert isinstance(op, Ambient)
         value = wanted[op]
+        if isinstance(op, Before):
+            continue  # nobody decides before the first layer
         if not op.code or isinstance(op, Past):
             _replace(root, value, known[op.stream, op.name])
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from moedsl.ir import expressions, ops
+from moedsl.ir import before, expressions, ops
 from moedsl.ir.frame import Frame, Hint
 from moedsl.ir.graph import Dim, Node, RecordType, TensorType, Unit, Value
 from moedsl.ir.names import Naming
@@ -28,6 +28,8 @@ class Units:
         self.done: list[Unit] = []
         self.memo: dict[Any, Unit] = {}
         self.names = Naming()
+        self.met: set[str] = set()  # routers that find what they decided before
+        self.missed: dict[str, Term] = {}  # and those that do not, where they first stand
 
     def call(
         self,
@@ -49,6 +51,7 @@ class Units:
         inputs = [("x", x), *extras, *self.around([recipe])]
         axes = local_axes(value for _, value in inputs)
         unit = self.unit(recipe, inputs, width, extra, axes)
+        before.outside(build, unit.decides, axes)
         outputs = build.many(
             ops.Call(unit=unit, axes=renamed(axes)),
             *(value for _, value in inputs),
@@ -72,14 +75,13 @@ class Units:
         order: list[int] = []
         tied: dict[str, int] = {}
         made = 0
-        for term, count in runs:
-            own = bound if term is runs[0][0] else self.bound(term)
-            unit = self.unit(term, [("x", x), *own, *around], None, None, axes)
+        for term, count, unit in before.layers(self, runs, [("x", x)], bound, around, axes):
             self._keeps_stream(unit, x, term, axes)
             name = term.tied if isinstance(term, terms.Recipe) else ""
             if name and (name in tied or count > 1):
                 self.comes_back(unit, term.span)
             if name in tied:
+                before.check_alike(build, unit, term, found, tied[name])
                 order += [tied[name]] * count
                 continue
             if name:
@@ -145,18 +147,21 @@ class Units:
         said = term.said if isinstance(term, terms.Recipe) else term
         inside = {around: own for own, around in axes}
         own = [(name, relabelled(value.type, inside)) for name, value in inputs]
-        key = (said, tuple(own), width, extra)
+        known = before.inside(self.build, axes, term)
+        key = (said, tuple(own), width, extra, *before.told(known))
         unit = self.memo.get(key)
         if unit is None:
             values = [(n, Value(n, t, v.span)) for (n, t), (_, v) in zip(own, inputs, strict=True)]
             pairs = zip(values, inputs, strict=True)
             self.build.bad.update(mine for (_, mine), (_, v) in pairs if v in self.build.bad)
-            unit = self.memo[key] = self._lower(term, values, width, extra)
+            unit = self.memo[key] = self._lower(term, values, width, extra, known)
         return unit
 
     # --- one unit -------------------------------------------------------------------------------
 
-    def _lower(self, term: Term, values: Inputs, width: Dim | None, extra: Any) -> Unit:
+    def _lower(
+        self, term: Term, values: Inputs, width: Dim | None, extra: Any, known: before.Known
+    ) -> Unit:
         from moedsl.constructs.registry import construct_of
 
         recipe = term if isinstance(term, terms.Recipe) else None
@@ -169,6 +174,7 @@ class Units:
             span=term.span,
         )
         with self.opened(unit, values, Hint(width)):
+            self.build.frame.before = known
             scope = dict(values)
             if construct is None:
                 results = self.build.apply(term, scope["x"])

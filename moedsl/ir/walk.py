@@ -62,6 +62,24 @@ def fits_width(term: Term) -> bool:
     return False
 
 
+def takes_width(stages: list[Term]) -> int:
+    """The last stage that gives another width than it gets; -1 where none does. One that says which may say the very
+    one."""
+    for index in reversed(range(len(stages))):
+        if fits_width(stages[index]) or sets_width(stages[index]):
+            return index
+    return -1
+
+
+def flattened(stages: tuple[Term, ...]) -> Iterator[Term]:
+    """The stages of a flow, those of flows in it too."""
+    for stage in stages:
+        if isinstance(stage, terms.Flow):
+            yield from flattened(stage.stages)
+        else:
+            yield stage
+
+
 def takes_choices(score: Term) -> bool:
     """Does a router's score need to know how many choices there are?"""
     return isinstance(score, terms.Number) or fits_width(score)

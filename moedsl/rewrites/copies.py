@@ -31,6 +31,9 @@ def copied_unit(unit: Unit, fresh: dict[Unit, Unit]) -> Unit:
         unit.span,
         list(unit.wants),
         list(unit.handed),
+        dict(unit.streams),
+        dict(unit.decides),
+        dict(unit.decided),
     )
     return result
 
