@@ -21,6 +21,7 @@ class BalanceView:
     `groups`: for `layer`, the number of sites of each layer; a layer's stand side by side in the list.
     `batch` and `step` take shares from all ranks, and from all forwards of a step. `average`, `light`: ranges of
     experts that count with their mean, or times `eta`; `buckets`: how many experts in a row are balanced as one.
+    `visits` counts a token once on each device, over `limit` devices that it may be sent to (None: over all visits).
     `num_experts`: None where sites differ in it; then nothing can be pooled. `of`: what it is over, in words.
     """
 
@@ -28,7 +29,7 @@ class BalanceView:
     coefficient: float
     num_experts: int | None
     of: str
-    count: Literal["share", "first", "all"] = "share"
+    count: Literal["share", "first", "all", "visits"] = "share"
     over: Literal["site", "layer", "model", "sequence", "batch", "step"] = "site"
     layers: Literal["sum", "mean"] = "sum"
     groups: tuple[int, ...] = ()
@@ -37,6 +38,7 @@ class BalanceView:
     eta: float = 1.0
     buckets: tuple[int, ...] = ()
     top_k: int | None = None
+    limit: int | None = None
     kind: str = "balance"
 
     def __post_init__(self) -> None:
@@ -86,7 +88,12 @@ class BalanceView:
     @property
     def counts(self) -> str:
         """The field of Routing that holds the counts."""
-        return "first" if self.count == "first" else "choices"
+        return self.count if self.count in ("first", "visits") else "choices"
+
+    @property
+    def letter(self) -> str:
+        """The axis of the counts."""
+        return "D" if self.count == "visits" else "E"
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -102,6 +109,7 @@ class BalanceView:
             "share": "share of choices",
             "first": "share of first choices",
             "all": "choices per token",
+            "visits": f"visits / {self.limit}" if self.limit else "share of visits",
         }[self.count]
         pooled = {
             "site": f"each mixture by itself, then their {self.layers}",
@@ -112,7 +120,10 @@ class BalanceView:
             "step": f"each mixture by itself, shares over the step so far, then their {self.layers}",
         }[self.over]
         worth = "the number of choices per token" if self.count == "all" else "1"
-        formula = f"E * sum over experts of ({share} * mean probability): {pooled}."
+        whom = "E * sum over experts"
+        if self.buckets:
+            whom = "D * sum over devices" if self.count == "visits" else "G * sum over groups"
+        formula = f"{whom} of ({share} * mean probability): {pooled}."
         lines = textwrap.wrap(f"{formula} Perfect balance is worth {worth}.", 84)
         body = "\n    ".join(lines)
         return f"""Balance of {self.of}, times {number(self.coefficient)}.

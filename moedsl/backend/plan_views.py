@@ -102,6 +102,7 @@ def route_view(op: ops.Route) -> RouteView:
         keep=op.keep,
         best=op.best,
         statistics=cast(tuple[Statistic, ...], op.statistics),
+        devices=op.devices,
         distribution=op.distribution,  # type: ignore[arg-type]
     )
 
@@ -273,6 +274,7 @@ def balance_view(op: ops.Balance) -> BalanceView:
         eta=op.eta,
         buckets=op.buckets,
         top_k=op.top_k,
+        limit=op.limit,
     )
 
 

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 Statistic = Literal[
-    "choices", "first", "probability", "z", "entropy", "weight", "gate", "clean", "load", "rebuilt"
+    "choices",
+    "first",
+    "probability",
+    "z",
+    "entropy",
+    "weight",
+    "gate",
+    "clean",
+    "load",
+    "rebuilt",
+    "visits",
 ]
 
 # What the losses can ask for: the field of the printed Routing, and whether it has a gradient.
@@ -32,6 +42,8 @@ FIELDS: dict[Statistic, tuple[str, bool]] = {
     "clean": ("clean_SE", True),
     "load": ("load_SE", True),
     "rebuilt": ("rebuilt_S", True),
+    # Counted from the picks, whoever made them.
+    "visits": ("visits_SD", False),
 }
 FUSED = ("choices", "first", "probability", "z", "entropy")
 FILES = ("routing.py", "experts.py", "reference.py", "kernels.py")
@@ -50,6 +62,7 @@ class RouteView:
       whose `best` highest numbers have the largest sums.
     - `statistics`: what the losses and controllers of the spec read. A package prints one
       `Routing` class, so each of its routes computes the union over them.
+    - `devices`: on how many devices its experts stand, where a loss reads visits of them.
     - `distribution`: the routing probability behind the statistics `probability` and `entropy`:
       the softmax of the logits, or their sigmoids divided by the sum of these.
     """
@@ -67,6 +80,7 @@ class RouteView:
     keep: int = 1
     best: int = 1
     statistics: tuple[Statistic, ...] = ()
+    devices: int = 0
     distribution: Literal["softmax", "sigmoid"] = "softmax"
 
     def __post_init__(self) -> None:
@@ -124,6 +138,7 @@ class RoutingView:
     def statistics(self) -> tuple[Statistic, ...]:
         """The union of what the routes are asked for, in the order of the printed fields."""
         asked = {name for route in self.routes for name in route.statistics} | {*(self.steps or ())}
+        asked |= {"visits" for route in self.routes if route.devices}
         return tuple(name for name in FIELDS if name in asked)
 
 
@@ -162,6 +177,7 @@ class PrintedRoute:
     warps: int
     backward_warps: int
     summary: str
+    devices: int
     inputs: tuple[str, ...]
     public_inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -243,6 +259,7 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
         # With 8 warps ptxas saves registers where groups are limited, and spills some on sm_80.
         backward_warps=8 if lanes >= 32 and route.groups == 1 else 4,
         summary=summary(route, kept_softmax, rank_scores),
+        devices=route.devices,
         **parameters(route, statistics),
     )
 
@@ -337,15 +354,17 @@ def layout(opening: str, items: Iterable[str], closing: str, indent: int = 0) ->
 
 def render_routing_files(view: RoutingView, environment: Environment) -> dict[str, str]:
     """The texts of routing.py, experts.py, reference.py and kernels.py, by file name."""
-    routes = tuple(print_route(route, view.statistics) for route in view.routes)
-    fields = [FIELDS[name][0] for name in view.statistics]
+    wants = tuple(name for name in view.statistics if name != "visits")
+    routes = tuple(print_route(route, wants) for route in view.routes)
+    fields = [FIELDS[name][0] for name in wants]
     context = {
         "view": view,
         "routes": routes,
-        "wants": view.statistics,
+        "wants": wants,
+        "visits": "visits" in view.statistics,
         "fields": fields,
         "parts": [part_of(field) for field in fields],
-        "smooth": bool(routes) and any(FIELDS[name][1] for name in view.statistics),
+        "smooth": bool(routes) and any(FIELDS[name][1] for name in wants),
         "by_expert": any(field.endswith("E") for field in fields),
         "softmax": any(route.uses_softmax or route.kept_softmax for route in routes),
         "softmax_backward": any(route.chains_softmax for route in routes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Labels, Number, Words
+from moedsl.diagnostics.model import Label
 
 _LAYERS = Words(
     "sum", choices=("sum", "mean"), doc="how the values of several places are put together"
@@ -39,11 +40,13 @@ class Balance(Loss):
 
     In a bank of several kinds, choices of `average` count with their mean, so that a token may take any of them; a
     product of `light` kinds counts `eta`; kinds `together` are one choice each. The others stand on so many `devices`
-    in order, and what is balanced are those.
+    in order, and what is balanced are those. With `count = visits` a token counts once on each device that it is sent
+    to, however many of its choices are there, and shares are over `limit` visits of each token: 1 at balance where
+    all tokens visit as many. That balances what devices receive, where `groups(8, keep = 3)` bounds what they send.
     """
 
     source = (
-        "Shazeer et al., 2017; Fedus et al., 2021; DeepSeek-V2, 2024, section 2.1.3 (devices); Qiu et al., 2025 "
+        "Shazeer et al., 2017; Fedus et al., 2021; DeepSeek-V2, 2024, section 2.2.3 (devices, visits); Qiu et al., 2025 "
         "(batch, step); Zeng et al., 2024, AdaMoE (average); Jin et al., 2024, MoE++ (light)"
     )
     of = Words(
@@ -69,12 +72,23 @@ class Balance(Loss):
         doc="how many devices the choices stand on; `none`: each choice by itself",
     )
     count = Words(
-        "share", choices=("share", "first", "all"), doc="which choices count, and how much"
+        "share",
+        choices=("share", "first", "all", "visits"),
+        doc="which choices count, and how much",
+    )
+    limit = Number(
+        "none",
+        low=1,
+        whole=True,
+        words=("none",),
+        unit="devices",
+        doc="of `visits`: how many devices a token is sent to at most; `none`: shares are over all visits",
     )
     layers = _LAYERS
 
     def reads(self) -> tuple[str, ...]:
-        return ("first" if self.count == "first" else "choices", "probability")
+        counts = {"first": "first", "visits": "visits"}.get(self.count, "choices")
+        return (counts, "probability")
 
     @property
     def by_kind(self) -> bool:
@@ -82,13 +96,48 @@ class Balance(Loss):
         return bool(self.average or self.light or self.together or self.devices != "none")
 
     def check(self, at: Any, sink: Any) -> None:
-        if self.by_kind and self.over in ("model", "sequence"):
+        if self.by_kind and self.over == "model":
             sink.error(
                 "E0208",
-                f"kinds and devices in a balance over the {self.over} are not yet in this compiler",
+                "kinds and devices in a balance over the model are not yet in this compiler",
                 at.origin("over"),
                 help="write `over = site`",
             )
+        if self.count == "visits":
+            self._check_visits(at, sink)
+        elif self.limit != "none":
+            sink.error(
+                "E0508",
+                "`limit` is about visits of devices, and this loss counts choices",
+                at.origin("limit"),
+                secondary=(Label(at.origin("count"), f"`count = {self.count}`"),),
+                help="write `count = visits`, or take the limit out",
+            )
+
+    def _check_visits(self, at: Any, sink: Any) -> None:
+        if self.devices == "none":
+            sink.error(
+                "E0508",
+                "visits are of devices, and nothing says how many there are",
+                at.origin("count"),
+                help="say on how many the experts stand: `devices = 8`",
+            )
+        elif isinstance(self.limit, int) and self.limit > self.devices:
+            sink.error(
+                "E0508",
+                f"a token cannot visit {self.limit} of {self.devices} devices",
+                at.origin("limit"),
+                secondary=(Label(at.origin("devices"), f"{self.devices} devices"),),
+                help=f"the limit is {self.devices} or less",
+            )
+        for name in ("average", "light", "together", "over"):
+            if getattr(self, name) and (name != "over" or self.over in ("batch", "step")):
+                sink.error(
+                    "E0208",
+                    "visits beside kinds, and over all ranks, are not yet in this compiler",
+                    at.origin(name),
+                    help="balance them over sites or sequences, and all kinds alike",
+                )
 
 
 class Z(Loss):

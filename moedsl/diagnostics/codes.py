@@ -120,6 +120,7 @@ CODES: dict[str, str] = {
     "E0505": "a loss over first choices where none is first",
     "E0506": "a reconstruction where nothing is rebuilt",
     "E0507": "an estimator where nothing is drawn",
+    "E0508": "visits of devices that are not said",
     # --- checkpoints
     "E0601": "a path of a checkpoint that no weight has",
     "E0602": "a weight that a checkpoint leaves out",

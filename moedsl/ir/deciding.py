@@ -40,6 +40,7 @@ def decide(
         kinds=common_kinds(mixtures),
         heads=heads,
     )
+    wanted = replace(wanted, devices=_visited(build, losses))
     by, named = _labelled(build, router, losses, named or {})
     wanted = replace(wanted, by=by)
     routing = build.units.call(router, x, named=named, place=place, width=choices, extra=wanted)
@@ -86,6 +87,30 @@ def _agreed(
                 help=f"give both the same `{setting}`",
             )
     return found[0][0] if found else ""
+
+
+def _visited(build: Builder, losses: Sequence[terms.Recipe]) -> int:
+    """The number of devices whose visits the losses of one decision count; 1 where none does."""
+    from moedsl.constructs.losses import Balance
+    from moedsl.constructs.registry import construct_of
+
+    made = [construct_of(loss) for loss in losses]
+    found = [
+        loss
+        for loss in made
+        if isinstance(loss, Balance) and loss.count == "visits" and loss.devices != "none"
+    ]
+    for loss in found[1:]:
+        if loss.devices != found[0].devices:
+            build.mismatch(
+                "E0504",
+                "losses over one decision count visits of different devices: "
+                f"{found[0].devices} and {loss.devices}",
+                (loss.recipe.origin("devices"), f"{loss.devices} here"),
+                (found[0].recipe.origin("devices"), f"{found[0].devices} here"),
+                help="give both the same `devices`",
+            )
+    return int(found[0].devices) if found else 1
 
 
 def applied(build: Builder, router: terms.Recipe, x: Value, named: dict[str, Value]) -> Value:

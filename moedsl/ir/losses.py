@@ -189,6 +189,7 @@ def _add(
                 top_k=homes[0].kept.size,
                 groups=(1,) * len(homes) if loss.over == "layer" else (),
                 sites=len(homes) if loss.over == "step" else 0,
+                limit=loss.limit if isinstance(loss.limit, int) else None,
                 **_kinds(build, loss, homes),
             )
         case Z():

@@ -95,6 +95,7 @@ class Balance(LossTerm):
     eta: float = 1.0
     buckets: tuple[int, ...] = ()  # how many choices in a row are balanced as one
     sites: int = 0
+    limit: int | None = None  # of visits: of how many devices at most
 
     @property
     def steps(self) -> bool:
@@ -129,7 +130,8 @@ class Balance(LossTerm):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        return ("first" if self.count == "first" else "choices", "probability")
+        counts = self.count if self.count in ("first", "visits") else "choices"
+        return (counts, "probability")
 
 
 @frozen(kw_only=True)

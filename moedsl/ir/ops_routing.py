@@ -160,20 +160,19 @@ class Statistic(Op):
     """What a loss reads of a routing, summed over the real rows of each sequence, [S, E] or [S].
 
     Inputs: what it is of (choices, first: expert_NK and logits; probability, entropy, gate: gate; z, clean, tokens:
-    logits; weight: weight_NK and expert_NK; load: clean and noisy logits, and the deviation of the noise where it is
+    logits; weight: weight_NK and expert_NK; visits: expert_NK; load: clean and noisy logits, and the deviation of the noise where it is
     computed), then real_N, then the number of sequences (1 where absent).
     """
 
-    which: (
-        str  # choices | first | probability | z | entropy | weight | gate | clean | load | tokens
-    )
+    which: str  # choices | first | probability | z | entropy | weight | gate | clean | load | visits | tokens
     form: str = "given"  # probability: given (sums to 1) | softmax (of logits) | normalize
     per_sequence: bool = False
     loose: bool = False  # picks may be absent
     kept: int = 0  # of a load: how many are kept
-    choices: int = 0  # of weights: of how many
+    choices: int = 0  # of weights and visits: of how many
     bar: str = ""  # of a load: others | last, or nothing where there is no noise
     std: float | None = None  # of a load's noise; None: computed
+    devices: int = 0  # visits: of how many, on which the choices stand in order
     every: int = 0  # first: each so many picks belong to a head, whose first one counts
 
     @property
@@ -187,6 +186,8 @@ class Statistic(Op):
         value, first = "{0}", self._inputs
         rest = f"{{{first}}}, {{{first + 1}}}" if self.per_sequence else f"{{{first}}}, 1"
         match self.which:
+            case "visits":
+                return f"count_visits({{0}}, {self.choices}, {self.devices}, {rest})"
             case "weight":
                 value = f"weight_of_each({{0}}, {{1}}, {self.choices})"
             case "rebuilt":
@@ -237,8 +238,8 @@ class Statistic(Op):
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
-        if self.which == "tokens":
-            return (".routing:count_tokens",)
+        if self.which in ("tokens", "visits"):
+            return (f".routing:count_{self.which}",)
         if self.which == "z":
             return (".selection:sum_z",)
         more = (".selection:count_picks",) if self.loose else ()
@@ -282,7 +283,7 @@ class Route(Op):
     `before`: the score runs over all logits before selection; else over the kept ones alone. `normalize` divides the
     kept by their sum plus `eps`; `scale` multiplies last. `distribution` is the probability that losses read. With a
     `bias`, the second input, what is ranked is the score (`before`) or the logit plus that. Only choices of the `keep`
-    best of `groups` are kept (see `LimitGroups`).
+    best of `groups` are kept (see `LimitGroups`). `devices`: those whose visits are counted.
     """
 
     name: str
@@ -299,6 +300,7 @@ class Route(Op):
     best: int = 1
     statistics: tuple[str, ...] = ()
     distribution: str = "softmax"  # softmax | sigmoid
+    devices: int = 0
     carries: ClassVar[tuple[int, ...] | None] = (0,)
 
     @property

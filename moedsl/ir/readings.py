@@ -25,6 +25,7 @@ ORDER = (
     "clean",
     "load",
     "rebuilt",
+    "visits",
 )
 
 
@@ -38,6 +39,7 @@ class Wanted:
     kinds: tuple[Choices, ...] = ()  # of the bank that is chosen from
     bar: str = ""  # what a noisy score has to pass, where a loss over the load reads this decision
     bounded: bool = False  # some router limits the rows that experts get
+    devices: int = 1  # those whose visits a loss counts
     by: str = ""  # the label of a loss over what autoencoders rebuild
     heads: Dim | None = None  # of a decision that is made for each by itself
 
@@ -102,6 +104,10 @@ def statistics(
             found.append(build.op(op, picks.weight, picks.expert, *by_token))
         elif which in ("gate", "clean", "load") and heads is not None:
             _not_by_head(build, which)
+        elif which == "visits":
+            size, devices = picks.choices.size or 0, wanted.devices
+            op = ops.Statistic(which=which, per_sequence=many, choices=size, devices=devices)
+            found.append(build.op(op, counted if heads is None else picks.expert, *by_token))
         elif which == "rebuilt":
             op, values = _rebuilt(build, wanted, logits)
             found.append(build.op(op, *values, *by_token))

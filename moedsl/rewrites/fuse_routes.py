@@ -179,9 +179,12 @@ class Steps:
     def statistics(self, values: list[Value]) -> dict[str, Any] | None:
         """Which ones, and of which probability."""
         which: list[str] = []
-        distribution = "softmax"
+        distribution, devices = "softmax", 0
         for value in values:
             node = self.of[value]
+            if isinstance(node.op, Statistic) and node.op.which == "visits":
+                devices = node.op.devices  # counted from the picks, after the kernel
+                continue
             if not isinstance(node.op, Statistic) or node.op.which not in _KNOWN:
                 return None
             if node.op.which in ("probability", "entropy"):
@@ -192,7 +195,7 @@ class Steps:
                 distribution = "sigmoid" if source == "sigmoid" else "softmax"
             if node.op.which != "tokens":
                 which.append(node.op.which)
-        return {"statistics": tuple(which), "distribution": distribution}
+        return {"statistics": tuple(which), "distribution": distribution, "devices": devices}
 
 
 def _unname(unit: Unit, value: Value) -> None:

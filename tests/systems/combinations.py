@@ -135,6 +135,7 @@ LOSSES = parts(
     "balance(1e-2, count = first)",
     "[balance(1e-2, over = sequence), z(1e-3)]",
     "[balance(1e-2, over = layer), z(1e-3)]",
+    "[balance(1e-2, over = sequence, devices = 4), balance(1e-3, devices = 4, count = visits, limit = 2)]",
     "importance(1e-2)",
     "[entropy(1e-3), balance(1e-2)]",
     "entropy(1e-3, per = token, aim = low)",
