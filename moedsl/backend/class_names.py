@@ -8,14 +8,18 @@ from moedsl.backend.naming import camel, class_name
 from moedsl.ir.graph import Graph, Unit
 from moedsl.ir.ops import Before
 
+Users = dict[Unit, tuple[str, ...]]
+
 
 def name_classes(graph: Graph) -> dict[Unit, str]:
-    """A class name per unit. Units that share a name are told apart by what they hold, else by number."""
+    """A class name per unit. Units that share a name are told apart by what they hold or who holds them, else by
+    number."""
     names: dict[Unit, str] = {graph.root: class_name(graph.name, "model", ())}
     alike: dict[str, list[Unit]] = {}
     for unit in graph.units[:-1]:
         alike.setdefault(camel(unit.name), []).append(unit)
-    stems = {unit: stem for units in alike.values() for unit, stem in _stems(units)}
+    users = {unit: _users(graph, unit) for units in alike.values() for unit in units if units[1:]}
+    stems = {unit: stem for units in alike.values() for unit, stem in _stems(units, users)}
     taken = set(names.values())
     for unit in graph.units[:-1]:
         names[unit] = class_name(stems[unit], unit.kind, taken)
@@ -23,22 +27,22 @@ def name_classes(graph: Graph) -> dict[Unit, str]:
     return names
 
 
-def _stems(alike: list[Unit]) -> Iterable[tuple[Unit, str]]:
+def _stems(alike: list[Unit], users: Users) -> Iterable[tuple[Unit, str]]:
     """Units of one name, each with its name and what tells it from the others."""
     if len(alike) == 1:
         return [(alike[0], alike[0].name)]
     if firsts := _firsts(alike):
-        stems = dict(_stems([unit for unit in alike if unit not in firsts]))
+        stems = dict(_stems([unit for unit in alike if unit not in firsts], users))
         stems |= {unit: f"first_{stems[other]}" for unit, other in firsts.items()}
         return [(unit, stems[unit]) for unit in alike]
-    return [
-        (unit, f"{unit.name}_{word}") for unit, word in zip(alike, _telling(alike), strict=True)
-    ]
+    words = _telling(alike, users)
+    return [(unit, f"{unit.name}_{word}") for unit, word in zip(alike, words, strict=True)]
 
 
-def _telling(alike: list[Unit]) -> list[str]:
-    """What tells units of one name apart: their numbers of experts, or what each calls and the others do not."""
-    for difference in (_experts, _held):
+def _telling(alike: list[Unit], users: Users) -> list[str]:
+    """What tells units of one name apart: their numbers of experts, or what each calls and the others do not, or what
+    calls each."""
+    for difference in (_experts, _held, users.__getitem__):
         found = [difference(unit) for unit in alike]
         if all(found) and len(set(found)) == len(found):
             common = set.intersection(*map(set, found))
@@ -71,6 +75,11 @@ def _experts(unit: Unit) -> tuple[str, ...]:
         return (f"of_{chosen[0][1].size}",) if chosen else ()
     banks = [unit.bank, *(called.bank for called in _called(unit))]
     return (str(max(banks)),) if max(banks) else ()
+
+
+def _users(graph: Graph, unit: Unit) -> tuple[str, ...]:
+    """The names of what calls it."""
+    return tuple(dict.fromkeys(other.name for other in graph.units if unit in _called(other)))
 
 
 def _held(unit: Unit) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from moedsl.backend.plan_adapting import HOME, WANTS, adapts
 from moedsl.backend.plan_classes import ClassView, Names, imported_names, plan_class
 from moedsl.backend.plan_lines import call_lines
 from moedsl.backend.plan_model import plan_model
+from moedsl.backend.plan_records import ANY, name_records, record_views
 from moedsl.backend.plan_views import losses_want, plan_routing, plan_runtime, wants
 from moedsl.backend.plan_words import docstring, further_streams, legend, opening_comment
 from moedsl.backend.routing_view import RoutingView
@@ -77,7 +78,9 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     package = identifier(graph.name)
     about = summary(graph, source)
     named = name_classes(graph)
-    names = Names(named, reserved=imported_names(graph) | {"Output", *named.values()})
+    records = name_records(graph, named)
+    reserved = imported_names(graph) | {"Output", ANY, *records.values(), *named.values()}
+    names = Names(named, reserved=reserved, records=records)
     names.keep(graph)
     classes = tuple(plan_class(unit, names) for unit in graph.units[:-1])
     root = plan_model(graph, names)
@@ -91,7 +94,8 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
     )
     adapting = [*(WANTS if adapts(graph) else ()), *losses_want(graph)]
     library = plan_library([*wants(graph), *adapting], first_line, package)
-    routing = plan_routing(graph, first_line, package, frozenset(wants_of(library)))
+    made = tuple(record_views(graph, named, records))
+    routing = plan_routing(graph, first_line, package, made, frozenset(wants_of(library)))
     runtime = plan_runtime(graph, first_line, once=bool(names.parts))
     stages = plan_stages(graph, first_line)
     starts = plan_starts(graph, first_line)
@@ -138,8 +142,8 @@ def plan_exports(
     """Imports of what users call, and `__all__`."""
     imports = ImportSet()
     imports.name(".model", names.classes[graph.root], "Output")
-    if routing is not None and routing.routes:
-        imports.name(".routing", "Routing")
+    if routing is not None and routing.records:
+        imports.name(".routing", ANY)
     if adapts(graph):
         imports.name(HOME, "Load", "tally")
     if runtime.state is not None and runtime.state.cache:

@@ -11,7 +11,7 @@ from moedsl.backend.plan_lines import STEP, call_lines, indented, statement_line
 from moedsl.backend.plan_taps import numbered, tap_paths
 from moedsl.backend.plan_words import docstring
 from moedsl.ir.adapting import Adapting, adapting
-from moedsl.ir.graph import Graph, Node, Unit
+from moedsl.ir.graph import Graph, Node, RecordType, Unit, Value
 from moedsl.ir.ops import Listing
 
 HOME = ".adapting"
@@ -48,7 +48,7 @@ def _coefficients(graph: Graph) -> list[Node]:
 
 def _loads(root: Unit, loss: Node) -> str:
     """The loads of the places that a loss reads, as a list."""
-    every = [path for tap in root.taps for path in tap_paths(root, tap)]
+    every = [path for tap in root.taps if _counts(tap) for path in tap_paths(root, tap)]
     listing = root.producer(loss.inputs[0])
     own: list[str] = []
     if listing is not None and isinstance(listing.op, Listing):
@@ -64,6 +64,10 @@ def _loads(root: Unit, loss: Node) -> str:
         return "[" + ", ".join(f'load["{path}"]' for path in own) + "]"
     loops = " ".join(f"for {counter} in {numbers}" for counter, numbers in found[1])
     return f'[load[f"{found[0]}"] {loops}]'
+
+
+def _counts(tap: Value) -> bool:
+    return isinstance(tap.type, RecordType) and "choices" in tap.type.fields
 
 
 def _alike(found: list[Adapting]) -> list[list[Adapting]]:

@@ -10,9 +10,11 @@ from typing import Any
 
 from moedsl.backend.imports import ImportSet
 from moedsl.backend.naming import Scope, attribute
-from moedsl.backend.plan_lines import call_lines, statement_lines
+from moedsl.backend.plan_lines import call_lines, expression_lines, fits, statement_lines
 from moedsl.backend.plan_once import Part, kept_parts
 from moedsl.backend.plan_reads import Reads
+from moedsl.backend.plan_records import ANY, Records, record_of
+from moedsl.backend.plan_records import HOME as RECORDS
 from moedsl.backend.plan_stacks import fed_names, loop, made
 from moedsl.backend.plan_taps import is_list
 from moedsl.backend.plan_words import describe, docstring
@@ -56,6 +58,21 @@ class Names:
     reserved: frozenset[str] = frozenset()
     letters: list[Dim] = field(default_factory=list)
     parts: dict[Unit, Part] = field(default_factory=dict)
+    records: Records = field(default_factory=dict)
+
+    def annotation(self, value: Value, any_record: bool = False) -> str:
+        """The printed type of a value; `any_record`: of a decision, that it is one."""
+        if not isinstance(value.type, RecordType):
+            return "Tensor"
+        if value.type.name != ANY:
+            return value.type.name
+        return ANY if any_record else record_of(value, self.records)
+
+    def imported(self, name: str) -> str:
+        """The type of this name, which the file needs."""
+        if name != "int":
+            self.imports.ask([_HOMES.get(name, f"{RECORDS}:{name}")])
+        return name
 
     def keep(self, graph: Graph) -> None:
         """Tell what is computed once from what is computed by every call."""
@@ -117,6 +134,7 @@ def plan_method(
         names.reads,
         loop=lambda w, node: loop(w, node, names.reads, names.classes, run=run),
         reserved=names.reserved | {"layer", "routed"} | looped(unit),
+        records=names.records,
         results=results,
         stems=stems or {},
     )
@@ -124,15 +142,16 @@ def plan_method(
     names.legend(writer.names)
     for node in writer.nodes:
         names.imports.ask(node.op.imports)
-    for value in [*(p.value for p in inputs), *results]:
-        names.imports.ask(annotation_imports(value))
-    signature = call_lines(
-        f"def {name}",
-        ["self", *(f"{p.name}: {p.annotation}" for p in inputs)],
-        f" -> {result_type(unit)}:",
-        MEMBER,
-    )
-    return Method(signature, lines)
+    items = ["self", *(f"{p.name}: {p.annotation}" for p in inputs)]
+    return Method(signature_lines(f"def {name}", items, result_type(unit, names)), lines)
+
+
+def signature_lines(head: str, items: list[str], result: str) -> tuple[str, ...]:
+    *lines, last = call_lines(head, items, f" -> {result}:", MEMBER)
+    if lines and not fits(last, MEMBER):
+        *more, last = expression_lines(result, MEMBER, ") -> ", spare=1)
+        return (*lines, *more, f"{last}:")
+    return (*lines, last)
 
 
 def looped(unit: Unit) -> set[str]:
@@ -164,7 +183,7 @@ def parameters(unit: Unit, names: Names) -> list[Parameter]:
         stem = kind if kinds[kind] == 1 and kind else value.name
         optional = " | None" if may_be_none(wants.get(value)) else ""
         name = scope.free(stem or "x", suffix(value))
-        found.append(Parameter(value, name, annotation(value) + optional))
+        found.append(Parameter(value, name, names.imported(names.annotation(value)) + optional))
     return found
 
 
@@ -173,34 +192,31 @@ def may_be_none(ambient: Op | None) -> bool:
     return isinstance(ambient, ops.Ambient) and ambient.optional
 
 
-def annotation(value: Value) -> str:
-    return value.type.name if isinstance(value.type, RecordType) else "Tensor"
-
-
 _HOMES = {
     "Tensor": "Tensor",
     "Cache": ".state:Cache",
     "Rotary": ".state:Rotary",
-    "Routing": ".routing:Routing",
     "Dispatch": ".routing:Dispatch",
     "Chosen": ".depth:Chosen",
     "Depth": ".depth:Depth",
 }
 
 
-def annotation_imports(value: Value) -> tuple[str, ...]:
-    name = annotation(value)
-    return (_HOMES[name],) if name in _HOMES else ()
-
-
-def result_type(unit: Unit) -> str:
-    lists = {tap for tap in unit.taps if is_list(unit, tap)}
-    kinds = [annotation(value) for value in [*unit.outputs, *unit.taps]]
-    kinds = [
-        f"list[{k}]" if v in lists else k
-        for k, v in zip(kinds, [*unit.outputs, *unit.taps], strict=True)
-    ]
-    return kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
+def result_type(unit: Unit, names: Names) -> str:
+    """Of many decisions it says that they are some, where what each is would not fit on a line."""
+    values = [*unit.outputs, *unit.taps]
+    lists = [value in unit.taps and is_list(unit, value) for value in values]
+    for short in (False, True):
+        kinds = [
+            f"list[{names.annotation(value, True)}]" if listed else names.annotation(value, short)
+            for value, listed in zip(values, lists, strict=True)
+        ]
+        result = kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
+        if fits(f") -> {result}:", MEMBER):
+            break
+    for value, listed in zip(values, lists, strict=True):
+        names.imported(names.annotation(value, short or listed))
+    return result
 
 
 def attributes(unit: Unit, names: Names) -> tuple[str, ...]:

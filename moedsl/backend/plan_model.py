@@ -12,7 +12,6 @@ from moedsl.backend.plan_classes import (
     ClassView,
     Method,
     Names,
-    annotation_imports,
     attributes,
     looped,
     parameter_name,
@@ -30,6 +29,8 @@ from moedsl.backend.plan_lines import (
     statement_lines,
 )
 from moedsl.backend.plan_reads import is_loss
+from moedsl.backend.plan_records import ANY
+from moedsl.backend.plan_records import HOME as RECORDS
 from moedsl.backend.plan_stacks import loop
 from moedsl.backend.plan_taps import routing_lines
 from moedsl.backend.plan_words import docstring, flow
@@ -91,6 +92,7 @@ def _forward(root: Unit, names: Names) -> Method:
         loop=lambda w, node: loop(w, node, names.reads, names.classes, run=True),
         finish=lambda w, parts: _finish(root, w, parts, losses),
         reserved=names.reserved | ROOT_LOCALS | looped(root),
+        records=names.records,
         results=[*root.outputs, *(node.outputs[0] for node in losses), *root.taps],
         pinned=frozenset(root.outputs),
         stems=_masks(root) | _stacked(root),
@@ -99,8 +101,8 @@ def _forward(root: Unit, names: Names) -> Method:
     names.legend(writer.names)
     for node in writer.nodes:
         names.imports.ask(node.op.imports)
-    for p in inputs:
-        names.imports.ask(annotation_imports(p.value))
+    if any(tap.type != DEPTH for tap in root.taps):
+        names.imports.name(RECORDS, ANY)
     items = [
         f"{p.name}: {p.annotation}{' = None' if 'None' in p.annotation else ''}" for p in inputs
     ]

@@ -10,7 +10,8 @@ from moedsl.backend.checkpoint_view import plan_checkpoint
 from moedsl.backend.losses_view import BalanceView, LossView, ZView
 from moedsl.backend.naming import identifier
 from moedsl.backend.plan_reads import Reads
-from moedsl.backend.routing_view import FIELDS, RouteView, RoutingView, Statistic
+from moedsl.backend.records_view import RecordView, Statistic
+from moedsl.backend.routing_view import RouteView, RoutingView
 from moedsl.backend.runtime_view import GenerationView, GivenView, RuntimeView
 from moedsl.backend.state_view import (
     AttendView,
@@ -54,29 +55,34 @@ def losses_want(graph: Graph) -> list[str]:
 
 
 def plan_routing(
-    graph: Graph, header: str, package: str, library: frozenset[str] = frozenset()
+    graph: Graph,
+    header: str,
+    package: str,
+    records: tuple[RecordView, ...] = (),
+    library: frozenset[str] = frozenset(),
 ) -> RoutingView | None:
     """None where nothing is routed, and nothing computed in float32. `library`: what its files import."""
     used = list(every_op(graph))
-    routes = {op.name: route_view(op) for op in used if isinstance(op, ops.Route)}
+    plain = {tuple(map(str, r.statistics)): r.name for r in records if not r.bounded}
+    routes = {op.name: route_view(op, plain[op.read]) for op in used if isinstance(op, ops.Route)}
     asked = {*wants(graph), *library}
     if not any(isinstance(op, ops.Route | ops.Routed | ops.Dispatch) for op in used):
         wide = ".reference:wide" in asked
         return RoutingView(header=header, package=package, routed=False) if wide else None
-    written_out = any(isinstance(op, ops.Routed) for op in used)
-    read = {op.which for op in used if isinstance(op, ops.Statistic)} & set(FIELDS)
-    bounded = any(isinstance(op, ops.Dispatch | ops.Routed) and op.bounded for op in used)
+    bounds = [op.bounded for op in used if isinstance(op, ops.Dispatch)]
     return RoutingView(
         header=header,
         package=package,
         routes=tuple(routes.values()),
-        steps=tuple(name for name in FIELDS if name in read) if written_out else None,
+        records=records,
         expert_bias=any(isinstance(op, ops.Linear) and op.bank and op.bias for op in used),
         expert_scale=".experts:expert_scale" in asked,
         expert_affine=".experts:expert_affine" in asked,
         expert_vectors=".experts:expert_rows" in asked,
-        loose=bounded or any(_is_loose(node) for unit in graph.units for node in unit.nodes),
-        bounded=bounded,
+        loose=any(record.bounded for record in records)
+        or any(_is_loose(node) for unit in graph.units for node in unit.nodes),
+        bounded=any(bounds),
+        unbounded=not all(bounds),
         lines=".routing:place_in_line" in asked,
         columns=".routing:take_rows" in asked,
     )
@@ -87,8 +93,9 @@ def _is_loose(node: Node) -> bool:
     return isinstance(node.op, ops.Dispatch) and dims_of(node.inputs[0].type).dims[-1].loose
 
 
-def route_view(op: ops.Route) -> RouteView:
+def route_view(op: ops.Route, record: str) -> RouteView:
     return RouteView(
+        record=record,
         name=op.name,
         num_experts=op.num_experts,
         top_k=op.top_k,

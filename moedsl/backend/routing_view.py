@@ -10,42 +10,20 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
+from moedsl.backend.records_view import (
+    FIELDS,
+    FUSED,
+    Parts,
+    RecordView,
+    Statistic,
+    part_of,
+    sums_of,
+)
 from moedsl.frozen import frozen
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-Statistic = Literal[
-    "choices",
-    "first",
-    "probability",
-    "z",
-    "entropy",
-    "weight",
-    "gate",
-    "clean",
-    "load",
-    "rebuilt",
-    "visits",
-]
-
-# What the losses can ask for: the field of the printed Routing, and whether it has a gradient.
-FIELDS: dict[Statistic, tuple[str, bool]] = {
-    "choices": ("choices_SE", False),
-    "first": ("first_SE", False),
-    "probability": ("probability_SE", True),
-    "z": ("z_S", True),
-    "entropy": ("entropy_S", True),
-    # Those that routes do not compute: they are for routers written out in steps.
-    "weight": ("weight_SE", True),
-    "gate": ("gate_SE", True),
-    "clean": ("clean_SE", True),
-    "load": ("load_SE", True),
-    "rebuilt": ("rebuilt_S", True),
-    # Counted from the picks, whoever made them.
-    "visits": ("visits_SD", False),
-}
-FUSED = ("choices", "first", "probability", "z", "entropy")
 FILES = ("routing.py", "experts.py", "reference.py", "kernels.py")
 
 
@@ -60,9 +38,9 @@ class RouteView:
       `choose_then_score`), never to the weight.
     - `groups`: experts stand in that many groups of neighbours, and a row takes only those of the `keep` groups
       whose `best` highest numbers have the largest sums.
-    - `statistics`: what the losses and controllers of the spec read. A package prints one
-      `Routing` class, so each of its routes computes the union over them.
+    - `statistics`: what the losses and controllers of the spec read of it, in the order of `FIELDS`.
     - `devices`: on how many devices its experts stand, where a loss reads visits of them.
+    - `record`: the named tuple that it gives.
     - `distribution`: the routing probability behind the statistics `probability` and `entropy`:
       the softmax of the logits, or their sigmoids divided by the sum of these.
     """
@@ -82,11 +60,12 @@ class RouteView:
     statistics: tuple[Statistic, ...] = ()
     devices: int = 0
     distribution: Literal["softmax", "sigmoid"] = "softmax"
+    record: str = "Routing"
 
     def __post_init__(self) -> None:
         assert self.name.isidentifier()
         assert 1 <= self.top_k <= self.num_experts
-        assert set(self.statistics) <= set(FUSED)
+        assert self.statistics == tuple(name for name in FUSED if name in self.statistics)
         size, rest = divmod(self.num_experts, self.groups)
         assert not rest
         assert self.best <= size
@@ -99,11 +78,10 @@ class RoutingView:
     """The routing files of one package.
 
     `header` is the provenance comment, one line with its `#`. `package` is the namespace of the
-    custom operators, so two packages can live in one process. `steps`: the statistics of routers
-    that model.py writes out in steps, None where every router is one of `routes`. `expert_bias`
-    asks for `grouped_linear_bias`, `expert_vectors` for `expert_rows`; `expert_scale` and `expert_affine` for themselves
-    (norms, scales).
-    `loose`: picks may be absent; `bounded`: a router limits the rows that experts get.
+    custom operators, so two packages can live in one process. `records`: what its routers give.
+    `expert_bias` asks for `grouped_linear_bias`, `expert_vectors` for `expert_rows`; `expert_scale` and
+    `expert_affine` for themselves (norms, scales). `loose`: picks may be absent; `bounded`: a router limits
+    the rows that experts get, `unbounded`: another does not.
     `lines`: picks stand in line for the room of their experts; `columns`: experts choose rows.
     Not `routed`: a dense model that computes something in float32, and needs `wide` alone.
     """
@@ -111,13 +89,14 @@ class RoutingView:
     header: str
     package: str
     routes: tuple[RouteView, ...] = ()
-    steps: tuple[Statistic, ...] | None = None
+    records: tuple[RecordView, ...] = ()
     expert_bias: bool = False
     expert_scale: bool = False
     expert_affine: bool = False
     expert_vectors: bool = False
     loose: bool = False
     bounded: bool = False
+    unbounded: bool = False
     lines: bool = False
     columns: bool = False
     routed: bool = True
@@ -128,6 +107,17 @@ class RoutingView:
         scaled = self.expert_scale or self.expert_affine
         return scaled or self.expert_bias or self.expert_vectors
 
+    @property
+    def union(self) -> str:
+        """All that routers of the package give, where that is more than one record."""
+        names = [record.name for record in self.records]
+        one = f"Routing = {' | '.join(names)}"
+        if len(one) <= 88:
+            return one
+        return "\n".join(
+            ["Routing = (", f"    {names[0]}", *(f"    | {n}" for n in names[1:]), ")"]
+        )
+
     def __post_init__(self) -> None:
         assert self.package.isidentifier()
         assert self.loose or not self.bounded
@@ -136,14 +126,13 @@ class RoutingView:
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """The union of what the routes are asked for, in the order of the printed fields."""
-        asked = {name for route in self.routes for name in route.statistics} | {*(self.steps or ())}
-        asked |= {"visits" for route in self.routes if route.devices}
+        """What is read of any decision, in the order of the printed fields."""
+        asked = {name for record in self.records for name in record.statistics}
         return tuple(name for name in FIELDS if name in asked)
 
 
 @frozen(kw_only=True)
-class PrintedRoute:
+class PrintedRoute(Parts):
     """A route with every decision made: what the templates print.
 
     `kept_softmax`: the weights are the softmax over the kept logits, without a score of the
@@ -153,6 +142,7 @@ class PrintedRoute:
     """
 
     name: str
+    record: str
     E: int
     K: int
     score: str
@@ -216,7 +206,8 @@ class PrintedRoute:
         return ", ".join(["None"] * (len(self.inputs) - 1))
 
 
-def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedRoute:
+def print_route(route: RouteView) -> PrintedRoute:
+    statistics = route.statistics
     # Softmax over all divided by its kept sum: what was not chosen cancels.
     kept_softmax = route.score == "softmax" and (
         route.order == "choose_then_score" or (route.normalize and route.eps == 0)
@@ -231,6 +222,8 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
     lanes = group_blocks * group_lanes
     return PrintedRoute(
         name=route.name,
+        record=route.record,
+        wants=statistics,
         E=route.num_experts,
         K=route.top_k,
         score=route.score,
@@ -260,7 +253,7 @@ def print_route(route: RouteView, statistics: tuple[Statistic, ...]) -> PrintedR
         backward_warps=8 if lanes >= 32 and route.groups == 1 else 4,
         summary=summary(route, kept_softmax, rank_scores),
         devices=route.devices,
-        **parameters(route, statistics),
+        **parameters(route),
     )
 
 
@@ -269,9 +262,9 @@ def power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def parameters(route: RouteView, statistics: tuple[Statistic, ...]) -> dict[str, tuple[str, ...]]:
+def parameters(route: RouteView) -> dict[str, tuple[str, ...]]:
     """Inputs and outputs of the operators of a route, and the arguments of its kernels."""
-    fields = [FIELDS[name] for name in statistics]
+    fields = [FIELDS[name] for name in route.statistics]
     smooth = [field for field, has_gradient in fields if has_gradient]
     logits = ("logits_NE: Tensor", *(["bias_E: Tensor"] if route.bias else []))
     segments = ("real_N: Tensor | None", "num_sequences: int")
@@ -308,11 +301,6 @@ def parameters(route: RouteView, statistics: tuple[Statistic, ...]) -> dict[str,
             "T" if smooth else "N",
         ),
     }
-
-
-def part_of(field: str) -> str:
-    """The partial sums by block behind a field: of `z_S`, `z_SB`."""
-    return field.replace("_S", "_SB")
 
 
 def summary(route: RouteView, kept_softmax: bool, rank_scores: bool) -> str:
@@ -354,18 +342,16 @@ def layout(opening: str, items: Iterable[str], closing: str, indent: int = 0) ->
 
 def render_routing_files(view: RoutingView, environment: Environment) -> dict[str, str]:
     """The texts of routing.py, experts.py, reference.py and kernels.py, by file name."""
-    wants = tuple(name for name in view.statistics if name != "visits")
-    routes = tuple(print_route(route, wants) for route in view.routes)
-    fields = [FIELDS[name][0] for name in wants]
+    routes = tuple(print_route(route) for route in view.routes)
+    sums = sums_of(routes)
     context = {
         "view": view,
         "routes": routes,
-        "wants": wants,
         "visits": "visits" in view.statistics,
-        "fields": fields,
-        "parts": [part_of(field) for field in fields],
-        "smooth": bool(routes) and any(FIELDS[name][1] for name in wants),
-        "by_expert": any(field.endswith("E") for field in fields),
+        "sums": sums,
+        "kernel_of": {one.wants: one.kernel for one in sums},
+        "fused_z": any("z" in route.wants for route in routes),
+        "smooth": any(route.smooth for route in routes),
         "softmax": any(route.uses_softmax or route.kept_softmax for route in routes),
         "softmax_backward": any(route.chains_softmax for route in routes),
         "kept_softmax": any(route.kept_softmax for route in routes),

@@ -14,9 +14,10 @@ from string import Formatter
 from moedsl.backend.naming import Scope, attribute
 from moedsl.backend.plan_lines import fits, indented, statement_lines
 from moedsl.backend.plan_reads import Reads
+from moedsl.backend.plan_records import Records, record_of
 from moedsl.frozen import frozen, record
 from moedsl.ir.graph import Node, TensorType, Unit, Value
-from moedsl.ir.ops import ByPhase, Call, Combination, Stack, Statistic
+from moedsl.ir.ops import ByPhase, Call, Combination, Routed, Stack, Statistic
 
 BODY = 2  # a method's body stands two steps in
 NESTING = 4  # calls within calls that a reader follows without a name in between
@@ -50,6 +51,7 @@ class Writer:
     pinned: frozenset[Value] = frozenset()  # never written inside another expression
     # Names that are better here than the values' own.
     stems: dict[Value, str] = field(default_factory=dict)
+    records: Records = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     _inline: set[Node] = field(default_factory=set)
     _producer: dict[Value, Node] = field(default_factory=dict)
@@ -234,15 +236,17 @@ class Writer:
         operands = [
             self.text(v) if read else _UNREAD for v, read in zip(node.inputs, mask, strict=True)
         ]
-        return print_op(node, operands)
+        record = record_of(node.outputs[0], self.records) if isinstance(node.op, Routed) else ""
+        return print_op(node, operands, record)
 
 
-def print_op(node: Node, operands: list[Text]) -> Text:
-    """The op's `code` with operands, places and its own fields filled in."""
+def print_op(node: Node, operands: list[Text], record: str = "") -> Text:
+    """The op's `code` with operands, places and its own fields filled in. `record`: the type that it makes."""
     op = node.op
     fields = {name: getattr(op, name) for name in op.__dataclass_fields__}
     fields["self"] = f"self.{attribute(node.place)}" if node.place else "self"
     fields["args"] = ", ".join(operand.code for operand in operands if operand is not _UNREAD)
+    fields["record"] = record
     operator = op.operator if isinstance(op, Combination) else ""
     pieces = []
     parsed = list(Formatter().parse(op.code))

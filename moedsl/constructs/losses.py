@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from moedsl.constructs.declare import Construct, Labels, Number, Words
 from moedsl.diagnostics.model import Label
+from moedsl.model.terms import Recipe
 
 _LAYERS = Words(
     "sum", choices=("sum", "mean"), doc="how the values of several places are put together"
@@ -25,8 +26,13 @@ class Loss(Construct):
     )
 
     def reads(self) -> tuple[str, ...]:
-        """The statistics of a routing that it is made of, see `ir/routing.py`."""
+        """The statistics of a routing that it is made of, see `ir/readings.py`."""
         return ()
+
+    @property
+    def follows_load(self) -> bool:
+        """Does it keep numbers that `adapt` moves, or empties, by what was routed?"""
+        return isinstance(self.coefficient, Recipe)
 
 
 class Balance(Loss):
@@ -89,6 +95,10 @@ class Balance(Loss):
     def reads(self) -> tuple[str, ...]:
         counts = {"first": "first", "visits": "visits"}.get(self.count, "choices")
         return (counts, "probability")
+
+    @property
+    def follows_load(self) -> bool:
+        return self.over == "step" or super().follows_load
 
     @property
     def by_kind(self) -> bool:

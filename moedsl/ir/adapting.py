@@ -10,6 +10,7 @@ from moedsl.ir import ops
 from moedsl.ir.balanced import evening_out
 from moedsl.ir.graph import Graph, Unit, Value
 from moedsl.ir.kinds import span_of_kinds
+from moedsl.ir.walk import walk
 from moedsl.model import terms
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ def lower_balancing(build: Builder, one: Balancing) -> Value:
     )
     with build.outermost():
         return build.op(op, place="bias")
+
+
+def follows_load(router: terms.Recipe) -> bool:
+    """Does a number with state stand in what it ranks by?"""
+    from moedsl.constructs.registry import constructs
+    from moedsl.constructs.states import Balancing
+
+    known = constructs()
+    recipes = (one for one in walk(router) if isinstance(one, terms.Recipe))
+    return any(issubclass(known[one.construct], Balancing) for one in recipes)
 
 
 @frozen

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from moedsl.diagnostics.model import Label, Sink
-from moedsl.ir import expressions, ops, problems, readings, walk
+from moedsl.ir import expressions, ops, problems
 from moedsl.ir.frame import Frame, Hint
 from moedsl.ir.graph import NOWHERE, Dim, Node, RecordType, TensorType, Value
 from moedsl.ir.ops_base import Op
@@ -32,7 +32,6 @@ class Builder:
         self.spans: list[Span] = [model.span]
         self.model_width = self._size("width", "D")
         self.vocab = self._size("vocab", "V")
-        self.wanted = readings.wanted_of(list(walk.recipes(model)))
 
     def _size(self, setting: str, letter: str) -> Dim:
         term = self.model.setting(setting)

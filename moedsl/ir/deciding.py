@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from moedsl.ir import arranging, balanced, before
 from moedsl.ir.graph import Dim, RecordType, Value
 from moedsl.ir.kinds import common_kinds
+from moedsl.ir.readings import wanted_of
 from moedsl.ir.walk import takes_choices
 from moedsl.model import terms
 from moedsl.model.terms import Term
@@ -34,7 +35,7 @@ def decide(
     losses = [loss for one in (*mixtures, router) for loss in _losses(one)]
     balanced.check(build, router, mixtures, losses)
     wanted = replace(
-        build.wanted,
+        wanted_of(router, losses),
         of=_agreed(build, losses, "of", ("gate", "score")) or "gate",
         bar=_agreed(build, losses, "bar", ("others", "last")),
         kinds=common_kinds(mixtures),

@@ -87,11 +87,13 @@ class TensorType:
 class RecordType:
     """A named tuple or object of the generated runtime: Routing, Dispatch, Cache, Rotary, ...
 
-    `dims`: sizes that readers need (Routing: K kept, E choices). A bare "Tensor" is one of no fixed shape, or None.
+    `dims`: sizes that readers need (Routing: K kept, E choices). `fields`: what a Routing has beside its picks, their
+    weights and the logits. A bare "Tensor" is one of no fixed shape, or None.
     """
 
     name: str
     dims: tuple[Dim, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 @record

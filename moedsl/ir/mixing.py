@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
 from moedsl.ir import arranging, deciding, expressions, ops, problems, products, soft
-from moedsl.ir.graph import Dim, TensorType, Unit, Value
+from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
 from moedsl.ir.ops_base import dims_of
 from moedsl.ir.shapes import per_sequence, rows_of
 from moedsl.model import terms
@@ -114,7 +114,9 @@ def _decide(build: Builder, moe: Moe, x: Value, choices: Dim, heads: Dim | None)
         return None
     if routing in build.bad:
         return None
-    kept, made_for = routing.type.dims
+    record = routing.type
+    assert isinstance(record, RecordType)
+    kept, made_for = record.dims
     several = heads.size or 1 if heads else 1
     if made_for.size != several * (choices.size or 0):
         build.mismatch(
@@ -136,8 +138,8 @@ def _decide(build: Builder, moe: Moe, x: Value, choices: Dim, heads: Dim | None)
         weight,
         kept,
         made_for.size,
-        build.op(ops.Field(field="rows", type=ops.ROW_COUNT), routing)
-        if build.wanted.bounded
+        build.op(ops.Field(field=ops.ROWS_FIELD, type=ops.ROW_COUNT), routing)
+        if ops.ROWS_FIELD in record.fields
         else None,
     )
 

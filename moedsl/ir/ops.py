@@ -91,7 +91,6 @@ from moedsl.ir.ops_depth import (
 )
 from moedsl.ir.ops_dispatch import (
     ROW_COUNT,
-    AllRows,
     Combine,
     Dispatch,
     GatherRows,
@@ -121,6 +120,7 @@ from moedsl.ir.ops_pointwise import (
 from moedsl.ir.ops_products import Clamped, Halves, LookUp, ProductScores, SumUp, TopProducts
 from moedsl.ir.ops_rebuilding import Rebuild, RebuildError
 from moedsl.ir.ops_routing import (
+    ROWS_FIELD,
     Gather,
     LimitGroups,
     NormalizeAmong,
@@ -194,11 +194,11 @@ __all__ = [
     "DEPTH",
     "HEAD_ROWS",
     "ROWS",
+    "ROWS_FIELD",
     "ROW_COUNT",
     "SEEN",
     "AddChosen",
     "Advance",
-    "AllRows",
     "Ambient",
     "Append",
     "Assigned",

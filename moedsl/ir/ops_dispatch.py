@@ -20,17 +20,6 @@ ROW_COUNT = RecordType("int")
 
 
 @frozen(kw_only=True)
-class AllRows(Op):
-    """expert_NK -> the most rows that experts can get where nothing limits them: one for each pick."""
-
-    code: ClassVar[str] = "{0}.numel()"
-    carries: ClassVar[tuple[int, ...] | None] = ()
-
-    def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (ROW_COUNT,)
-
-
-@frozen(kw_only=True)
 class Dispatch(Op):
     """(expert_NK[, most rows]) -> the order in which routed rows stand, sorted by expert; absent picks have none."""
 

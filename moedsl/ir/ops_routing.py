@@ -1,8 +1,8 @@
 """Who serves which row: selection, weights, statistics, the fused route. `ops_dispatch` takes rows there and back.
 
 Ties: E experts to choose among, K kept of them, N rows, R = N * K routed rows, sorted by expert (`Dispatch`).
-Types: RecordType("Routing") has expert_NK (int), weight_NK (float32) and logits_NE, then what losses read;
-RecordType("Dispatch") is the order of routed rows.
+Types: RecordType("Routing") has expert_NK (int), weight_NK (float32) and logits_NE, then what losses read of
+it (`fields`), and `rows` where its router bounds them; RecordType("Dispatch") is the order of routed rows.
 
 Picks may be loose (`Dim.loose`): a choice that was dropped, fell below a threshold, or belongs to another kind of
 experts is numbered E, one past the last. It weighs nothing, and dispatch gives it no row to compute.
@@ -16,6 +16,8 @@ from typing import ClassVar
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_base import Op, Type, dims_of, number
+
+ROWS_FIELD = "rows"  # of a record: the most rows that experts get
 
 
 @frozen(kw_only=True)
@@ -259,7 +261,7 @@ class Statistic(Op):
 
 @frozen(kw_only=True)
 class Routed(Op):
-    """A routing put together from its parts: expert_NK, weight_NK, logits_NE, then statistics in the record's order.
+    """A routing put together from its parts: expert_NK, weight_NK, logits_NE, then `statistics` in the record's order.
 
     `bounded`: the last input is the most rows that experts can get, a number known before any index is.
     `meant`: rows without a pick get nothing, and that is meant.
@@ -267,13 +269,14 @@ class Routed(Op):
 
     kept: Dim
     choices: Dim
+    statistics: tuple[str, ...] = ()
     bounded: bool = False
     meant: bool = False
-    code: ClassVar[str] = "Routing({args})"
-    imports: ClassVar[tuple[str, ...]] = (".routing:Routing",)
+    code: ClassVar[str] = "{record}({args})"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (RecordType("Routing", (self.kept, self.choices)),)
+        rows = (ROWS_FIELD,) if self.bounded else ()
+        return (RecordType("Routing", (self.kept, self.choices), (*self.statistics, *rows)),)
 
 
 @frozen(kw_only=True)
@@ -304,6 +307,11 @@ class Route(Op):
     carries: ClassVar[tuple[int, ...] | None] = (0,)
 
     @property
+    def read(self) -> tuple[str, ...]:
+        """The fields of its record beside the decision."""
+        return (*self.statistics, *(("visits",) if self.devices else ()))
+
+    @property
     def top_k(self) -> int:
         return self.kept.size or 0
 
@@ -332,4 +340,4 @@ class Route(Op):
         return (f".routing:route_{self.name}",)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (RecordType("Routing", (self.kept, self.choices)),)
+        return (RecordType("Routing", (self.kept, self.choices), self.read),)

@@ -102,9 +102,8 @@ def lower_router(
     halves = 2 * scores.heads * (scores.halves.size or 1)
     flat = build.dim(halves, choices.origin, "A")
     logits = build.op(ops.Halves(rows=ROWS, heads=scores.heads, total=flat), logits)
-    parts = [build.op(ops.AllRows(), expert, name="rows")] if wanted.bounded else []
-    routed = ops.Routed(kept=kept, choices=choices, bounded=wanted.bounded)
-    return build.op(routed, expert, weight, logits, *parts, name="routing")
+    routed = ops.Routed(kept=kept, choices=choices)
+    return build.op(routed, expert, weight, logits, name="routing")
 
 
 def _fault(router: Router, wanted: Wanted, select: str) -> tuple[str, Any, str] | None:
@@ -143,7 +142,7 @@ def _fault(router: Router, wanted: Wanted, select: str) -> tuple[str, Any, str] 
         )
     if wanted.statistics:
         return (
-            "losses over decisions look at every choice, here or in another mixture of the model",
+            "losses over decisions look at every choice",
             router.score.span,
             "take them out, or give this mixture plain scores: `score = linear`",
         )

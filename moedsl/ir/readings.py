@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from moedsl.frozen import frozen
@@ -31,14 +32,13 @@ ORDER = (
 
 @frozen
 class Wanted:
-    """What losses read of a routing; the same for every router of a model, since they share one record type."""
+    """What losses read of a decision."""
 
     statistics: tuple[str, ...] = ()
     per_sequence: bool = False
     of: str = "gate"
     kinds: tuple[Choices, ...] = ()  # of the bank that is chosen from
     bar: str = ""  # what a noisy score has to pass, where a loss over the load reads this decision
-    bounded: bool = False  # some router limits the rows that experts get
     devices: int = 1  # those whose visits a loss counts
     by: str = ""  # the label of a loss over what autoencoders rebuild
     heads: Dim | None = None  # of a decision that is made for each by itself
@@ -54,25 +54,20 @@ class Picks:
     choices: Dim
 
 
-def wanted_of(recipes: list[terms.Recipe]) -> Wanted:
-    """The union over all losses of a model, and all numbers that follow the load."""
+def wanted_of(router: terms.Recipe, losses: Iterable[terms.Recipe]) -> Wanted:
+    """What the losses over the decisions of a router read, and the numbers that follow their load."""
     from moedsl.constructs.losses import Loss
-    from moedsl.constructs.registry import construct_of, constructs
-    from moedsl.constructs.router import Router
-    from moedsl.constructs.states import Balancing, Stateful
+    from moedsl.constructs.registry import construct_of
+    from moedsl.ir.adapting import follows_load
 
-    known = constructs()
-    makers = (Loss, Router, Balancing, Stateful)
-    made = [construct_of(r) for r in recipes if issubclass(known[r.construct], makers)]
-    losses = [loss for loss in made if isinstance(loss, Loss)]
-    bounded = any(router.bounds_rows for router in made if isinstance(router, Router))
-    found = {s for loss in losses for s in loss.reads()}
-    if any(isinstance(one, Balancing | Stateful) for one in made):
+    made = [loss for loss in map(construct_of, losses) if isinstance(loss, Loss)]
+    found = {s for loss in made for s in loss.reads()}
+    if follows_load(router) or any(loss.follows_load for loss in made):
         found.add("choices")
     per_sequence = any(
-        "sequence" in (getattr(loss, "over", ""), getattr(loss, "per", "")) for loss in losses
+        "sequence" in (getattr(loss, "over", ""), getattr(loss, "per", "")) for loss in made
     )
-    return Wanted(tuple(s for s in ORDER if s in found), per_sequence, bounded=bounded)
+    return Wanted(tuple(s for s in ORDER if s in found), per_sequence)
 
 
 def statistics(

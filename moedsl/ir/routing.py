@@ -31,7 +31,7 @@ def lower_router(
         return soft.lower_shares(build, router, x)
     if soft.soft_of(router.recipe) is not None:
         return soft.lower_score(build, router, x)
-    wanted = wanted or build.wanted
+    wanted = wanted or Wanted()
     build.frame.kinds = wanted.kinds
     choices = build.width
     if choices is None and takes_choices(router.score):
@@ -70,12 +70,15 @@ def lower_router(
         picks = _of_all_heads(build, picks, all_logits, heads)
         counted = picks.expert
     parts = statistics(build, wanted, picks, counted, logits, gate)
-    if wanted.bounded:
-        rows = build.scope.get("rows")
-        parts.append(build.op(ops.AllRows(), expert, name="rows") if rows is None else rows)
-    kept = build.last(picks.expert)
-    meant = router.overflow == "zero"
-    op = ops.Routed(kept=kept, choices=picks.choices, bounded=wanted.bounded, meant=meant)
+    rows = build.scope.get("rows") if router.bounds_rows else None
+    parts += [] if rows is None else [rows]
+    op = ops.Routed(
+        kept=build.last(picks.expert),
+        choices=picks.choices,
+        statistics=wanted.statistics,
+        bounded=rows is not None,
+        meant=router.overflow == "zero",
+    )
     return build.op(op, picks.expert, picks.weight, picks.logits, *parts, name="routing")
 
 

@@ -94,7 +94,7 @@ def relabelled(type_: Type, axes: dict[Dim, Dim]) -> Type:
         return type_
     dims = tuple(axes.get(dim, dim) for dim in type_.dims)
     if isinstance(type_, RecordType):
-        return RecordType(type_.name, dims)
+        return replace(type_, dims=dims)
     return replace(type_, dims=dims)
 
 

@@ -19,8 +19,11 @@ def tensor(name, *dims, dtype="float"):
     return Value(name, TensorType(dims, dtype))
 
 
-def record(name, kind):
-    return Value(name, RecordType(kind))
+READ = ("choices", "probability")  # of decisions
+
+
+def record(name, kind, fields=()):
+    return Value(name, RecordType(kind, fields=fields))
 
 
 def given(ambient):
@@ -81,8 +84,8 @@ def experts():
 
 def router():
     x, real, count = tensor("x", N, D), given(REAL), given(COUNT)
-    score, routing = tensor("", N, E), record("routing", "Routing")
-    route = ops.Route(name="top2", kept=K, choices=E, statistics=("choices", "probability"))
+    score, routing = tensor("", N, E), record("routing", "Routing", READ)
+    route = ops.Route(name="top2", kept=K, choices=E, statistics=READ)
     nodes = [
         node(linear(E, D), [x], [score], "score", "score"),
         node(route, [score, real, count], [routing]),
@@ -94,7 +97,7 @@ def mixture(router, experts):
     x, real, count = tensor("x", B, T, D), given(REAL), given(COUNT)
     flat, routing, rows = (
         tensor("x", N, D),
-        record("routing", "Routing"),
+        record("routing", "Routing", READ),
         record("rows", "Dispatch"),
     )
     expert, weight = tensor("", N, K, dtype="int"), tensor("", N, K)
@@ -121,7 +124,7 @@ def mixture(router, experts):
 
 
 def layer(attention, mixture):
-    x, tap = tensor("x", B, T, D), record("sparse", "Routing")
+    x, tap = tensor("x", B, T, D), record("sparse", "Routing", READ)
     rotary, mask, real, count, cache = (given(a) for a in (TABLE, MASK, REAL, COUNT, CACHE))
     a, b, middle = tensor("", B, T, D), tensor("", B, T, D), tensor("x", B, T, D)
     c, d, result = tensor("", B, T, D), tensor("", B, T, D), tensor("x", B, T, D)
@@ -155,7 +158,7 @@ def tiny_mixtral(doc="A tiny Mixtral."):
         tensor("", B, T, D),
         tensor("logits", B, T, V),
     )
-    taps, loss = record("sparse", "Routing"), tensor("")
+    taps, loss = record("sparse", "Routing", READ), tensor("")
     balance = ops.Balance(
         loss="sparse.balance", function="sparse_balance", coefficient=0.02, num_experts=4
     )

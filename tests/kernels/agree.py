@@ -16,7 +16,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-STATISTICS = ("choices", "first", "probability", "z", "entropy")
 SMOOTH = ("probability", "z", "entropy")
 # (rows, sequences): none, one, odd, and several blocks of several sequences.
 SHAPES = ((0, 1), (1, 1), (7, 1), (33, 3), (130, 2))
@@ -36,13 +35,6 @@ def kinds_of_picks(packages: list[Path]) -> list[Path]:
     """One package for each way in which picks can be absent: each has a dispatch of its own."""
     views = {path: json.loads((path / "view.json").read_text()) for path in packages}
     return list({(v["loose"], v["bounded"]): path for path, v in views.items()}.values())
-
-
-def statistics(view: dict) -> list[str]:
-    asked = {name for route in view["routes"] for name in route["statistics"]} | {
-        *(view["steps"] or ())
-    }
-    return [name for name in STATISTICS if name in asked]
 
 
 def logits(rows: int, experts: int, dtype: torch.dtype, device: str) -> Tensor:
@@ -78,8 +70,10 @@ def check_route(package: Path, dtype: torch.dtype, device: str) -> None:
     for route in view["routes"]:
         for rows, sequences in SHAPES:
             z = logits(rows, route["num_experts"], dtype, device)
-            for inputs in route_inputs(route, statistics(view), z, sequences):
-                compare_route(route, statistics(view), kernels, reference, inputs, TOLERANCE[dtype])
+            for inputs in route_inputs(route, route["statistics"], z, sequences):
+                compare_route(
+                    route, route["statistics"], kernels, reference, inputs, TOLERANCE[dtype]
+                )
 
 
 def route_inputs(route: dict, wants: list[str], z: Tensor, sequences: int) -> Iterator[tuple]:

@@ -63,15 +63,15 @@ def launches(package: Path) -> list[tuple[JITFunction, dict]]:
             setattr(kernels, name, Recorder(value, recorded))
     view = json.loads((package / "view.json").read_text())
     for route in view["routes"]:
-        step_route(kernels, view, route)
+        step_route(kernels, route)
     step_rows(kernels, view)
     return recorded
 
 
-def step_route(kernels: ModuleType, view: dict, route: dict) -> None:
-    from tests.kernels.agree import SMOOTH, route_inputs, statistics
+def step_route(kernels: ModuleType, route: dict) -> None:
+    from tests.kernels.agree import SMOOTH, route_inputs
 
-    wants = statistics(view)
+    wants = route["statistics"]
     z = torch.zeros(48, route["num_experts"], dtype=torch.bfloat16)
     for inputs in route_inputs(route, wants, z, 3):
         weight, expert, *sums = getattr(kernels, f"route_{route['name']}")(*inputs)

@@ -80,7 +80,9 @@ def test_a_routing_has_no_field_that_was_not_asked_for(printed: Path) -> None:
     (plain,) = views.load(printed / "moedsl_plain", "routing")
     assert plain.Routing._fields == ("expert_NK", "weight_NK", "logits_NE")
     (mixed,) = views.load(printed / "moedsl_mixed", "routing")
-    assert mixed.Routing._fields[3:] == ("probability_SE", "entropy_S", "tokens_S")
+    assert mixed.AttentionRouting._fields[3:] == ("probability_SE", "tokens_S")
+    assert mixed.FeedForwardRouting._fields[3:] == ("entropy_S", "tokens_S")
+    assert set(mixed.Routing.__args__) == {mixed.AttentionRouting, mixed.FeedForwardRouting}
 
 
 def test_layout_breaks_lines_as_the_formatter_does() -> None:

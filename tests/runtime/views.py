@@ -6,6 +6,7 @@ import importlib
 from functools import cache
 from types import ModuleType
 
+from moedsl.backend.records_view import RecordView
 from moedsl.backend.render import environment
 from moedsl.backend.routing_view import RouteView, RoutingView, render_routing_files
 from moedsl.backend.runtime_view import (
@@ -37,7 +38,9 @@ def package(routes: tuple[RouteView, ...] = (), **parts) -> ModuleType:
     """The files of a view, importable as one package; with routes, their routing files too."""
     files = {"__init__.py": "", **printed(**parts)}
     if routes:
-        view = RoutingView(header=HEADER, package="runtime_test", routes=routes)
+        read = {route.statistics for route in routes}
+        records = tuple(RecordView(statistics=each) for each in read)
+        view = RoutingView(header=HEADER, package="runtime_test", routes=routes, records=records)
         files |= render_routing_files(view, ENVIRONMENT)
     found = imported(files)
     for name in files:

@@ -10,6 +10,7 @@ from .adapting import Load, tally
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Adamoe, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Cache",
     "Load",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -11,12 +11,14 @@ f(x), so that is x + a * f(x).
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import BaseLayers, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "BaseLayers",
     "Cache",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -19,8 +19,8 @@ def sparse_balance(routing: list[Routing]) -> Tensor:
     E * sum over experts of (choices per token * mean probability): pooled over the
     layers. Perfect balance is worth the number of choices per token.
     """
-    choices_E = torch.stack([r.choices_SE for r in routing]).sum((0, 1))
-    probability_E = torch.stack([r.probability_SE for r in routing]).sum((0, 1))
-    tokens = torch.stack([r.tokens_S for r in routing]).sum()
+    choices_E = torch.stack([r.choices_SE.sum(0) for r in routing]).sum(0)
+    probability_E = torch.stack([r.probability_SE.sum(0) for r in routing]).sum(0)
+    tokens = torch.stack([r.tokens_S.sum() for r in routing]).sum()
     product = (choices_E * probability_E).sum()
     return 0.02 * 8 * product / tokens.square().clamp_min(1)

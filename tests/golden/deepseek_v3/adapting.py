@@ -36,10 +36,11 @@ class Load(NamedTuple):
 
 
 def tally(routing: dict[str, Routing]) -> dict[str, Load]:
-    """The load of each place in one forward: all that is read later, and small."""
+    """The load of each place that counts choices: all that is read later, and small."""
     return {
         place: Load(r.choices_SE.sum(0), r.tokens_S.sum())
         for place, r in routing.items()
+        if "choices_SE" in r._fields
     }
 
 

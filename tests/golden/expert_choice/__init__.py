@@ -7,12 +7,14 @@ expert takes the tokens that fit it best. The decoder's tokens choose two expert
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import ExpertChoice, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "ExpertChoice",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

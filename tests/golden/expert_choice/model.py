@@ -22,8 +22,17 @@ from .experts import grouped_linear
 from .losses import sparse_balance, sparse_z
 from .positions import causal_bias, relative_bias
 from .reference import segment_sum, wide
-from .routing import Dispatch, Routing, combine, count_tokens, dispatch, gather_rows
-from .selection import count_picks, sum_z
+from .routing import (
+    ChosenRouting,
+    Dispatch,
+    Routing,
+    SparseRouting,
+    combine,
+    count_tokens,
+    dispatch,
+    gather_rows,
+)
+from .selection import sum_z
 from .state import (
     Cache,
     attend,
@@ -101,7 +110,7 @@ class ByExperts(nn.Module):
         super().__init__()
         self.score = nn.Linear(768, 64, bias=False)
 
-    def forward(self, x_ND: Tensor, real_N: Tensor | None) -> Routing:
+    def forward(self, x_ND: Tensor, real_N: Tensor | None) -> ChosenRouting:
         score_NE = F.linear(wide(x_ND), wide(self.score.weight))
         gate_NE = score_NE.softmax(-1)
         size = min(gate_NE.shape[0], 4096)
@@ -110,14 +119,7 @@ class ByExperts(nn.Module):
         expert_NK = choose_rows(gate_NE, size, slots, real_N)
         weight_NK = F.pad(gate_NE, (0, 1), value=0.0).gather(-1, expert_NK)
         weight_NK = weight_NK.where(expert_NK < 64, 0)
-        choices = segment_sum(count_picks(expert_NK, score_NE.shape[1]), real_N, 1)
-        probability = segment_sum(gate_NE, real_N, 1)
-        z = sum_z(score_NE, real_N, 1)
-        tokens = count_tokens(score_NE, real_N, 1)
-        routing = Routing(
-            expert_NK, weight_NK, score_NE, choices, probability, z, tokens, rows
-        )
-        return routing
+        return ChosenRouting(expert_NK, weight_NK, score_NE, rows)
 
 
 class ChosenExperts(nn.Module):
@@ -142,7 +144,9 @@ class Chosen(nn.Module):
         self.router = ByExperts()
         self.experts = ChosenExperts()
 
-    def forward(self, x_BTD: Tensor, real_N: Tensor | None) -> tuple[Tensor, Routing]:
+    def forward(
+        self, x_BTD: Tensor, real_N: Tensor | None
+    ) -> tuple[Tensor, ChosenRouting]:
         x_ND = x_BTD.flatten(0, 1)
         routing = self.router(x_ND, real_N)
         rows = dispatch(routing.expert_NK, 64, routing.rows)
@@ -167,7 +171,7 @@ class EncodeChosen64(nn.Module):
         mask: Tensor | None,
         real_N: Tensor | None,
         near_HTT: Tensor,
-    ) -> tuple[Tensor, Routing]:
+    ) -> tuple[Tensor, ChosenRouting]:
         y_BTD = self.own(self.before_mix(x_BTD), mask, near_HTT)
         x_BTD = x_BTD + F.dropout(y_BTD, 0.1, self.training)
         y_BTD, feed_forward = self.feed_forward(self.before_ffn(x_BTD), real_N)
@@ -269,7 +273,7 @@ class Top2(nn.Module):
 
     def forward(
         self, x_ND: Tensor, real_N: Tensor | None, cache: Cache | None
-    ) -> Routing:
+    ) -> SparseRouting:
         score_NE = F.linear(wide(x_ND), wide(self.score.weight))
         gate_NE = score_NE.softmax(-1)
         expert_NK = gate_NE.sort(dim=-1, descending=True, stable=True).indices[:, :2]
@@ -293,7 +297,7 @@ class Top2(nn.Module):
         probability = segment_sum(gate_NE, real_N, 1)
         z = sum_z(score_NE, real_N, 1)
         tokens = count_tokens(score_NE, real_N, 1)
-        routing = Routing(
+        routing = SparseRouting(
             served_NK, weight_NK, score_NE, choices, probability, z, tokens, rows
         )
         return routing
@@ -323,7 +327,7 @@ class Sparse(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, real_N: Tensor | None, cache: Cache | None
-    ) -> tuple[Tensor, Routing]:
+    ) -> tuple[Tensor, SparseRouting]:
         x_ND = x_BTD.flatten(0, 1)
         routing = self.router(x_ND, real_N, cache)
         rows = dispatch(routing.expert_NK, 64, routing.rows)
@@ -355,7 +359,7 @@ class DecodeSparse64(nn.Module):
         real_N: Tensor | None,
         near_causal_HTS: Tensor,
         cache: Cache | None,
-    ) -> tuple[Tensor, Routing]:
+    ) -> tuple[Tensor, SparseRouting]:
         y_BTD = self.own_causal(self.before_mix(x_BTD), mask, near_causal_HTS, cache)
         x_BTD = x_BTD + F.dropout(y_BTD, 0.1, self.training)
         y_BTD = self.cross(self.before_cross(x_BTD), memory_BMD, source_mask, cache)

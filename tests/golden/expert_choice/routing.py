@@ -36,8 +36,27 @@ def backend(x: Tensor) -> ModuleType:
     return kernels if fused else reference
 
 
-class Routing(NamedTuple):
-    """How rows were routed, and what the losses read of it.
+class ChosenRouting(NamedTuple):
+    """How rows were routed by ByExperts.
+
+    expert_NK: the chosen experts, best first, int64, without gradient. Ties go to the
+        lower index; nan and -inf count as the lowest finite number.
+        An absent pick is numbered E, one past the last expert, and weighs nothing.
+    weight_NK: their weights, in float32 (float64 for float64 logits). They follow plain
+        arithmetic: a nan logit gives a nan weight, never a hidden fault.
+    logits_NE: the logits, as given.
+
+    rows: the most rows that all experts together can get.
+    """
+
+    expert_NK: Tensor
+    weight_NK: Tensor
+    logits_NE: Tensor
+    rows: int
+
+
+class SparseRouting(NamedTuple):
+    """How rows were routed by Top2, and what the losses read of it.
 
     expert_NK: the chosen experts, best first, int64, without gradient. Ties go to the
         lower index; nan and -inf count as the lowest finite number.
@@ -64,6 +83,9 @@ class Routing(NamedTuple):
     z_S: Tensor
     tokens_S: Tensor
     rows: int
+
+
+Routing = ChosenRouting | SparseRouting
 
 
 def count_tokens(

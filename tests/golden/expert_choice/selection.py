@@ -11,12 +11,6 @@ from torch import Tensor
 from .reference import segment_sum
 
 
-def count_picks(expert_NK: Tensor, num_experts: int) -> Tensor:
-    """How often each row picked each expert, int64; absent picks count for none."""
-    count_NE = expert_NK.new_zeros(expert_NK.shape[0], num_experts + 1)
-    return count_NE.scatter(1, expert_NK, 1)[:, :-1]
-
-
 def sum_z(score_NE: Tensor, real_N: Tensor | None, num_sequences: int) -> Tensor:
     """The squared log-sum-exps of each sequence's real rows, summed, [S]."""
     z_N1 = score_NE.logsumexp(1, keepdim=True).square()

@@ -10,5 +10,6 @@ after the other.
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .model import ExpertGate, Output
+from .routing import Routing
 
-__all__ = ["ExpertGate", "Output", "load_checkpoint", "save_checkpoint"]
+__all__ = ["ExpertGate", "Output", "Routing", "load_checkpoint", "save_checkpoint"]

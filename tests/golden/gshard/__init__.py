@@ -8,12 +8,14 @@ serve a token, and the weaker of the two the less surely the weaker it is.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Gshard, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Gshard",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

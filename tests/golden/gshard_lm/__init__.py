@@ -11,12 +11,14 @@ dropped.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import GshardLm, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "GshardLm",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -9,12 +9,14 @@ as well as several.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import HashLayers, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "HashLayers",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

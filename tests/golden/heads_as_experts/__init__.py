@@ -9,12 +9,14 @@ heads read one key and value head.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import HeadsAsExperts, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "HeadsAsExperts",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -34,7 +34,7 @@ class Output(NamedTuple):
     routing: dict[str, Routing]
 
 
-class Top21(nn.Module):
+class Top2MixedHeads(nn.Module):
     """Scores 8 experts for each row and keeps 2."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class MixedHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.top2 = Top21()
+        self.top2 = Top2MixedHeads()
         self.q = Asking()
         self.k = nn.Linear(2048, 2048, bias=False)
         self.v = nn.Linear(2048, 2048, bias=False)
@@ -132,7 +132,7 @@ class MixedHeads(nn.Module):
         return self.o_telling(mixed_BTHC.flatten(-2), pick) + self.o_shift, pick
 
 
-class Top22(nn.Module):
+class Top2Sparse(nn.Module):
     """Scores 8 experts for each row and keeps 2."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class Sparse(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.router = Top22()
+        self.router = Top2Sparse()
         self.experts = SparseExperts()
 
     def forward(self, x_BTD: Tensor, real_N: Tensor | None) -> tuple[Tensor, Routing]:

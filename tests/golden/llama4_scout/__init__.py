@@ -9,12 +9,14 @@ attend within chunks of positions; the fourth has no positions and sees everythi
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Llama4Scout, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Llama4Scout",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

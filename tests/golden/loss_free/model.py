@@ -53,7 +53,7 @@ class Own(nn.Module):
         return self.o(mixed_BTHC.flatten(-2))
 
 
-class Swiglu1(nn.Module):
+class SwigluLayer(nn.Module):
     """A swiglu of inner width 1408."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class LayerSwiglu(nn.Module):
         self.before_mix = nn.RMSNorm(512, eps=1e-6)
         self.own = Own()
         self.before_ffn = nn.RMSNorm(512, eps=1e-6)
-        self.feed_forward = Swiglu1()
+        self.feed_forward = SwigluLayer()
 
     def forward(
         self, x_BTD: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None
@@ -111,7 +111,7 @@ class SparseExperts(nn.Module):
         return grouped_linear(F.silu(gate_RF) * up_RF, self.down, rows)
 
 
-class Swiglu2(nn.Module):
+class SwigluSparse(nn.Module):
     """A swiglu of inner width 256."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class Sparse(nn.Module):
         super().__init__()
         self.router = Balanced()
         self.experts = SparseExperts()
-        self.shared = Swiglu2()
+        self.shared = SwigluSparse()
 
     def forward(self, x_BTD: Tensor, real_N: Tensor | None) -> tuple[Tensor, Routing]:
         x_ND = x_BTD.flatten(0, 1)

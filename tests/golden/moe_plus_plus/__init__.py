@@ -12,12 +12,14 @@ tau = 0.75 for what costs nothing and room for a tenth more than balance asks.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import MoePlusPlus, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "MoePlusPlus",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -8,12 +8,14 @@ and two losses even out the experts' weight and their expected load.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import NoisyTopK, Output
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "NoisyTopK",
     "Output",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -8,6 +8,15 @@ It stands in one middle layer.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, Peer
+from .routing import Routing
 from .state import Cache
 
-__all__ = ["Cache", "Output", "Peer", "generate", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Cache",
+    "Output",
+    "Peer",
+    "Routing",
+    "generate",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -8,12 +8,14 @@ softmax over the choices that nearly tie with it gives: 1 where it wins clearly.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, Phi35Moe
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Output",
     "Phi35Moe",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

@@ -9,6 +9,7 @@ from .adapting import Load, tally
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, Remoe
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Load",
     "Output",
     "Remoe",
+    "Routing",
     "generate",
     "load_checkpoint",
     "save_checkpoint",

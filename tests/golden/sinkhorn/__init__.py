@@ -9,11 +9,13 @@ as it was. No loss balances.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, Sinkhorn
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Output",
+    "Routing",
     "Sinkhorn",
     "generate",
     "load_checkpoint",

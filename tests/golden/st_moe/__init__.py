@@ -12,12 +12,14 @@ their order (`priority = by_rank, lookahead = allowed` is the other).
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, StMoe
+from .routing import Routing
 from .stages import STAGES, begin
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Output",
+    "Routing",
     "STAGES",
     "StMoe",
     "begin",

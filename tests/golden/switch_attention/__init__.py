@@ -7,11 +7,13 @@ too.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, SwitchAttention
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Output",
+    "Routing",
     "SwitchAttention",
     "generate",
     "load_checkpoint",

@@ -31,6 +31,218 @@ def guarded(launch: Callable) -> Callable:
     return wrapper
 
 
+# What nan and -inf count as in a choice; -inf itself marks what is taken.
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+
+
+@triton.jit
+def rankable(b_x):
+    return tl.where(b_x >= LOWEST, b_x, LOWEST)
+
+
+@triton.jit
+def choose(b_key, o_e, K: tl.constexpr):
+    """The rank of each expert in its row, K if not among the K best; ties go left."""
+    b_rank = tl.full(b_key.shape, K, tl.int32)
+    for k in tl.static_range(K):
+        m_best = o_e[None, :] == tl.argmax(b_key, 1)[:, None]
+        b_rank = tl.where(m_best, k, b_rank)
+        b_key = tl.where(m_best, float("-inf"), b_key)
+    return b_rank
+
+
+@triton.jit
+def load_kept(d_weight, expert, o_n, m_t, o_e, K: tl.constexpr):
+    """Which experts each row kept, and the gradients of their weights, by expert."""
+    m_kept = tl.zeros([o_n.shape[0], o_e.shape[0]], tl.int1)
+    b_d = tl.zeros([o_n.shape[0], o_e.shape[0]], tl.float32)
+    for k in tl.static_range(K):
+        b_expert = tl.load(expert + o_n * K + k, mask=m_t, other=0)
+        b_d_k = tl.load(d_weight + o_n * K + k, mask=m_t, other=0.0)
+        m_k = o_e[None, :] == b_expert[:, None]
+        m_kept = m_kept | m_k
+        b_d = tl.where(m_k, b_d_k[:, None], b_d)
+    return m_kept, b_d
+
+
+@triton.jit
+def softmax(b_z):
+    b_exp = tl.exp(b_z - tl.max(rankable(b_z), 1)[:, None])
+    return b_exp / tl.sum(b_exp, 1)[:, None]
+
+
+@triton.jit
+def softmax_backward(b_d_p, b_p):
+    b_d_z = b_p * b_d_p
+    return b_d_z - b_p * tl.sum(b_d_z, 1)[:, None]
+
+
+@triton.jit(do_not_specialize=["B"])
+def sum_blocks_kernel(
+    choices_SBE,
+    probability_SBE,
+    choices_SE,
+    probability_SE,
+    B,
+    E: tl.constexpr,
+    BB: tl.constexpr,
+    BE: tl.constexpr,
+):
+    """Add up what the blocks of one sequence found, in their order."""
+    i_e, i_s = tl.program_id(0), tl.program_id(1)
+    o_e = i_e * BE + tl.arange(0, BE)
+    m_e = o_e < E
+    b_choices = tl.zeros([BE], tl.int32)
+    b_probability = tl.zeros([BE], tl.float32)
+    for i_b in range(0, B, BB):
+        m_b = i_b + tl.arange(0, BB) < B
+        o_b = i_s * B + i_b + tl.arange(0, BB)
+        # [BB, BE]
+        m_be = m_b[:, None] & m_e[None, :]
+        o_be = o_b[:, None] * E + o_e[None, :]
+        b_choices += tl.sum(tl.load(choices_SBE + o_be, mask=m_be, other=0), 0)
+        b_probability += tl.sum(
+            tl.load(probability_SBE + o_be, mask=m_be, other=0.0), 0
+        )
+    tl.store(choices_SE + i_s * E + o_e, b_choices.to(tl.int64), mask=m_e)
+    tl.store(probability_SE + i_s * E + o_e, b_probability, mask=m_e)
+
+
+@triton.jit(do_not_specialize=["T"])
+def route_top1_fwd_kernel(
+    logits_NE,
+    real_N,
+    weight_NK,
+    expert_NK,
+    choices_SBE,
+    probability_SBE,
+    T,
+    BT: tl.constexpr,
+):
+    """Choose and weigh BT rows of one sequence, and sum their statistics."""
+    i_b, i_s = tl.program_id(0), tl.program_id(1)
+    o_t = i_b * BT + tl.arange(0, BT)
+    m_t = o_t < T
+    o_n = i_s.to(tl.int64) * T + o_t
+    o_e = tl.arange(0, 8)
+    m_te = m_t[:, None]
+    # [BT, 8]
+    o_te = o_n[:, None] * 8 + o_e[None, :]
+    b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+    b_score = softmax(b_z)
+    b_key = rankable(b_z)
+    b_rank = choose(b_key, o_e, 1)
+    m_kept = b_rank < 1
+    b_weight = tl.where(m_kept, b_score, 0.0)
+    # Each kept expert stores itself at its rank.
+    o_nk = o_n[:, None] * 1 + b_rank
+    m_nk = m_t[:, None] & m_kept
+    tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
+    tl.store(expert_NK + o_nk, o_e[None, :].to(tl.int64), mask=m_nk)
+
+    m_real = m_t
+    if real_N is not None:
+        m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+    o_b = i_s * tl.num_programs(0) + i_b
+    o_be = o_b * 8 + o_e
+    b_choices = tl.sum((m_kept & m_real[:, None]).to(tl.int32), 0)
+    tl.store(choices_SBE + o_be, b_choices)
+    b_p = b_score
+    b_probability = tl.sum(tl.where(m_real[:, None], b_p, 0.0), 0)
+    tl.store(probability_SBE + o_be, b_probability)
+
+
+@guarded
+def route_top1(
+    logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
+) -> tuple[Tensor, ...]:
+    N = logits_NE.shape[0]
+    weight_NK = logits_NE.new_empty(N, 1, dtype=torch.float32)
+    expert_NK = logits_NE.new_empty(N, 1, dtype=torch.int64)
+    S, T = num_sequences, N // num_sequences
+    B = triton.cdiv(T, 64)
+    choices_SBE = logits_NE.new_empty(S, B, 8, dtype=torch.int32)
+    probability_SBE = logits_NE.new_empty(S, B, 8, dtype=torch.float32)
+    choices_SE = logits_NE.new_empty(S, 8, dtype=torch.int64)
+    probability_SE = logits_NE.new_empty(S, 8, dtype=torch.float32)
+    route_top1_fwd_kernel[(B, S)](
+        logits_NE,
+        real_N,
+        weight_NK,
+        expert_NK,
+        choices_SBE,
+        probability_SBE,
+        T,
+        BT=64,
+        num_warps=4,
+    )
+    grid = (triton.cdiv(8, 16), S)
+    sum_blocks_kernel[grid](
+        choices_SBE, probability_SBE, choices_SE, probability_SE, B, E=8, BB=128, BE=16
+    )
+    return weight_NK, expert_NK, choices_SE, probability_SE
+
+
+@triton.jit(do_not_specialize=["T"])
+def route_top1_bwd_kernel(
+    d_weight_NK,
+    d_probability_SE,
+    logits_NE,
+    expert_NK,
+    real_N,
+    d_logits_NE,
+    T,
+    BT: tl.constexpr,
+):
+    """The gradient of BT rows of logits, from their weights and statistics."""
+    i_b, i_s = tl.program_id(0), tl.program_id(1)
+    o_t = i_b * BT + tl.arange(0, BT)
+    m_t = o_t < T
+    o_n = i_s.to(tl.int64) * T + o_t
+    o_e = tl.arange(0, 8)
+    m_te = m_t[:, None]
+    # [BT, 8]
+    o_te = o_n[:, None] * 8 + o_e[None, :]
+    _, b_d = load_kept(d_weight_NK, expert_NK, o_n, m_t, o_e, 1)
+    b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+    b_p = softmax(b_z)
+    b_d_z = softmax_backward(b_d, b_p)
+
+    m_real = m_t
+    if real_N is not None:
+        m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+    b_d_p = tl.load(d_probability_SE + i_s * 8 + o_e)[None, :]
+    b_d_p = tl.where(m_real[:, None], b_d_p, 0.0)
+    b_d_z += softmax_backward(b_d_p, b_p)
+    tl.store(d_logits_NE + o_te, b_d_z, mask=m_te)
+
+
+@guarded
+def route_top1_backward(
+    d_weight_NK: Tensor,
+    d_probability_SE: Tensor,
+    logits_NE: Tensor,
+    expert_NK: Tensor,
+    real_N: Tensor | None,
+    num_sequences: int,
+) -> Tensor:
+    d_logits_NE = torch.empty_like(logits_NE)
+    T = logits_NE.shape[0] // num_sequences
+    grid = (triton.cdiv(T, 64), num_sequences)
+    route_top1_bwd_kernel[grid](
+        d_weight_NK,
+        d_probability_SE,
+        logits_NE,
+        expert_NK,
+        real_N,
+        d_logits_NE,
+        T,
+        BT=64,
+        num_warps=4,
+    )
+    return d_logits_NE
+
+
 @triton.jit(do_not_specialize=["M"])
 def place_in_line_kernel(expert_GM, place_GM, M, BM: tl.constexpr):
     """Number the picks of one expert in one group."""

@@ -23,7 +23,17 @@ from .losses import expert_projection_balance, sparse_balance, sparse_z
 from .noise import jitter
 from .positions import causal_bias, relative_bias
 from .reference import segment_sum, wide
-from .routing import Dispatch, Routing, combine, count_tokens, dispatch, gather_rows
+from .routing import (
+    Dispatch,
+    ExpertProjectionRouting,
+    Routing,
+    SparseRouting,
+    combine,
+    count_tokens,
+    dispatch,
+    gather_rows,
+    route_top1,
+)
 from .selection import sum_z
 from .state import (
     Cache,
@@ -46,32 +56,16 @@ class Output(NamedTuple):
     routing: dict[str, Routing]
 
 
-class Top11(nn.Module):
+class Top1ExpertProjection(nn.Module):
     """Scores 8 experts for each row and keeps 1."""
 
     def __init__(self) -> None:
         super().__init__()
         self.score = nn.Linear(768, 8, bias=False)
 
-    def forward(self, x_ND: Tensor, real_N: Tensor | None) -> Routing:
+    def forward(self, x_ND: Tensor, real_N: Tensor | None) -> ExpertProjectionRouting:
         score_ND = wide(jitter(x_ND, 0.01 if self.training else 0))
-        score_NE = F.linear(score_ND, wide(self.score.weight))
-        gate_NE = score_NE.softmax(-1)
-        expert_NK = gate_NE.sort(dim=-1, descending=True, stable=True).indices[:, :1]
-        weight_NK = gate_NE.gather(-1, expert_NK)
-        choices = segment_sum(
-            torch.zeros_like(score_NE, dtype=torch.int64).scatter(1, expert_NK, 1),
-            real_N,
-            1,
-        )
-        probability = segment_sum(gate_NE, real_N, 1)
-        z = sum_z(score_NE, real_N, 1)
-        tokens = count_tokens(score_NE, real_N, 1)
-        rows = expert_NK.numel()
-        routing = Routing(
-            expert_NK, weight_NK, score_NE, choices, probability, z, tokens, rows
-        )
-        return routing
+        return route_top1(F.linear(score_ND, wide(self.score.weight)), real_N)
 
 
 class ExpertProjectionExperts(nn.Module):
@@ -90,13 +84,15 @@ class ExpertProjection(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.router = Top11()
+        self.router = Top1ExpertProjection()
         self.experts = ExpertProjectionExperts()
 
-    def forward(self, x_BTD: Tensor, real_N: Tensor | None) -> tuple[Tensor, Routing]:
+    def forward(
+        self, x_BTD: Tensor, real_N: Tensor | None
+    ) -> tuple[Tensor, ExpertProjectionRouting]:
         x_ND = x_BTD.flatten(0, 1)
         routing = self.router(x_ND, real_N)
-        rows = dispatch(routing.expert_NK, 8, routing.rows)
+        rows = dispatch(routing.expert_NK, 8)
         y_RI = self.experts(gather_rows(x_ND, rows), rows)
         y_NI = combine(y_RI, routing.weight_NK, rows)
         return y_NI.view_as(x_BTD), routing
@@ -166,7 +162,7 @@ class EncodeDense(nn.Module):
         return x_BTD + h_BTD, q, k, v
 
 
-class Top12(nn.Module):
+class Top1Sparse(nn.Module):
     """Scores 8 experts for each row and keeps 1."""
 
     def __init__(self) -> None:
@@ -175,7 +171,7 @@ class Top12(nn.Module):
 
     def forward(
         self, x_ND: Tensor, real_N: Tensor | None, cache: Cache | None
-    ) -> Routing:
+    ) -> SparseRouting:
         score_ND = wide(jitter(x_ND, 0.01 if self.training else 0))
         score_NE = F.linear(score_ND, wide(self.score.weight))
         gate_NE = score_NE.softmax(-1)
@@ -200,7 +196,7 @@ class Top12(nn.Module):
         probability = segment_sum(gate_NE, real_N, 1)
         z = sum_z(score_NE, real_N, 1)
         tokens = count_tokens(score_NE, real_N, 1)
-        routing = Routing(
+        routing = SparseRouting(
             served_NK, weight_NK, score_NE, choices, probability, z, tokens, rows
         )
         return routing
@@ -225,12 +221,12 @@ class Sparse(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.router = Top12()
+        self.router = Top1Sparse()
         self.experts = SparseExperts()
 
     def forward(
         self, x_BTD: Tensor, real_N: Tensor | None, cache: Cache | None
-    ) -> tuple[Tensor, Routing]:
+    ) -> tuple[Tensor, SparseRouting]:
         x_ND = x_BTD.flatten(0, 1)
         routing = self.router(x_ND, real_N, cache)
         rows = dispatch(routing.expert_NK, 8, routing.rows)
@@ -325,7 +321,7 @@ class Cross(nn.Module):
 
     def read_memory(
         self, memory_BMD: Tensor, real_N: Tensor | None
-    ) -> tuple[Tensor, Tensor, Routing, Routing]:
+    ) -> tuple[Tensor, Tensor, ExpertProjectionRouting, ExpertProjectionRouting]:
         """What is made of `memory` alone: once for each cache."""
         y_BMI, k = self.k(memory_BMD, real_N)
         y2_BMI, v = self.v(memory_BMD, real_N)

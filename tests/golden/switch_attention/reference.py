@@ -19,11 +19,79 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def rankable(key_NE: Tensor) -> Tensor:
+    """nan and -inf as the lowest finite number: -inf itself marks what is out."""
+    lowest = torch.finfo(key_NE.dtype).min
+    return key_NE.nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
+
+
+def choose(key_NE: Tensor, k: int) -> Tensor:
+    """The experts of the k largest keys of each row, largest first.
+
+    Ties go to the lower index. With rankable keys every row gets k distinct experts.
+    """
+    key_NE, best = key_NE.clone(), []
+    for _ in range(k):
+        best.append(key_NE.max(1, keepdim=True).indices)
+        key_NE.scatter_(1, best[-1], -torch.inf)
+    return torch.cat(best, 1)
+
+
 def segment_sum(value_NX: Tensor, real_N: Tensor | None, num_sequences: int) -> Tensor:
     """Sum the values of each sequence's real rows, [S, X]."""
     if real_N is not None:
         value_NX = value_NX.where(real_N.unsqueeze(1), 0)
     return value_NX.view(num_sequences, -1, value_NX.shape[1]).sum(1)
+
+
+def segment_spread(
+    value_SX: Tensor, real_N: Tensor | None, rows_per_sequence: int
+) -> Tensor:
+    """Give each real row the value of its sequence: the backward of a sum, [N, X]."""
+    value_NX = value_SX.repeat_interleave(rows_per_sequence, 0)
+    return value_NX if real_N is None else value_NX.where(real_N.unsqueeze(1), 0)
+
+
+def route_top1(
+    logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
+) -> tuple[Tensor, ...]:
+    """The largest of 8 logits; weights are the probabilities of the chosen."""
+    z_NE = wide(logits_NE)
+    score_NE = z_NE.softmax(1)
+    expert_NK = choose(rankable(z_NE), 1)
+    weight_NK = score_NE.gather(1, expert_NK)
+    chosen_NE = torch.zeros_like(z_NE, dtype=torch.int64).scatter(1, expert_NK, 1)
+    return (
+        weight_NK,
+        expert_NK,
+        segment_sum(chosen_NE, real_N, num_sequences),
+        segment_sum(score_NE, real_N, num_sequences),
+    )
+
+
+def route_top1_backward(
+    d_weight_NK: Tensor,
+    d_probability_SE: Tensor,
+    logits_NE: Tensor,
+    expert_NK: Tensor,
+    real_N: Tensor | None,
+    num_sequences: int,
+) -> Tensor:
+    """The gradient of the logits, [N, E]; the choice itself has none."""
+    z_NE = wide(logits_NE)
+    rows = z_NE.shape[0] // num_sequences
+    p_NE = z_NE.softmax(1)
+    d_kept_NK = d_weight_NK
+    d_score_NE = torch.zeros_like(z_NE).scatter(1, expert_NK, d_kept_NK)
+    d_z_NE = softmax_backward(d_score_NE, p_NE)
+    d_p_NE = segment_spread(d_probability_SE, real_N, rows)
+    d_z_NE = d_z_NE + softmax_backward(d_p_NE, p_NE)
+    return d_z_NE.to(logits_NE.dtype)
+
+
+def softmax_backward(d_p_NE: Tensor, p_NE: Tensor) -> Tensor:
+    d_z_NE = p_NE * d_p_NE
+    return d_z_NE - p_NE * d_z_NE.sum(1, keepdim=True)
 
 
 def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:

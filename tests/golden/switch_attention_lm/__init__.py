@@ -12,11 +12,13 @@ a projection, and
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, SwitchAttentionLm
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Output",
+    "Routing",
     "SwitchAttentionLm",
     "generate",
     "load_checkpoint",

@@ -8,11 +8,13 @@ expert serves a token, and a token past its expert's capacity passes the layer b
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, SwitchBase
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Output",
+    "Routing",
     "SwitchBase",
     "generate",
     "load_checkpoint",

@@ -10,11 +10,13 @@ keys stay dense.
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, SwitchHead
+from .routing import Routing
 from .state import Cache
 
 __all__ = [
     "Cache",
     "Output",
+    "Routing",
     "SwitchHead",
     "generate",
     "load_checkpoint",

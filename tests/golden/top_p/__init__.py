@@ -7,6 +7,15 @@ add up to 0.4; a low entropy keeps decisions sharp, or all experts would be need
 from .checkpoint import load_checkpoint, save_checkpoint
 from .generation import generate
 from .model import Output, TopP
+from .routing import Routing
 from .state import Cache
 
-__all__ = ["Cache", "Output", "TopP", "generate", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Cache",
+    "Output",
+    "Routing",
+    "TopP",
+    "generate",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -8,5 +8,6 @@ share room.
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .model import Output, VmoeB32
+from .routing import Routing
 
-__all__ = ["Output", "VmoeB32", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Output", "Routing", "VmoeB32", "load_checkpoint", "save_checkpoint"]
