@@ -95,6 +95,10 @@ class Routed(Serving):
     `gate`, by default the score as it is. A share is one of each sequence's real tokens, rounded up: padding is never
     chosen.
 
+    Whatever reads more than its own token reads those that are served, and no others: soft slots are filled with them,
+    segments are counted among them, their distances are those in the whole sequence. Patches of an image may be served
+    too; `top` then gives shapes that are known before any image is.
+
     Ranking a sequence looks ahead, so a model that predicts tokens says what decides when decoding:
     `select = phase(train = top(12.5%), decode = predicted(mlp(192)))`. With a cache, keys and values of all tokens are
     kept, and those of tokens that were not served are hidden.

@@ -165,7 +165,7 @@ class _Counter:
         `rows_per_token` says how many rows each expert gets for a token, `rows_of` whose rows come back. A record of no
         sizes (a cache, a table) has no rows of its own."""
         if count := getattr(node.op, "rows_per_token", None):
-            return rows[0] * count(self.tokens)
+            return (ONE if getattr(node.op, "by_sequence", False) else rows[0]) * count(self.tokens)
         if (source := getattr(node.op, "rows_of", None)) is not None:
             return rows[source]
         tensors = [r for r, v in zip(rows, node.inputs, strict=True) if v.type.dims]
@@ -175,7 +175,8 @@ class _Counter:
         """An operation's own cost. `owned` is False where its place was counted before (a tied one)."""
         types = [v.type for v in node.inputs]
         density = (rows[0] if rows else ONE) * getattr(node.op, "meets", ONE)
-        seen = min(ONE, rows[_looks(node)]) if rows else ONE
+        known = any(_known_length(type_) for type_ in types[-1:])
+        seen = min(ONE, rows[_looks(node)]) if rows and not known else ONE
         looked_at = self._looked_at(node, types)
         flops = node.op.flops(*types) + seen * looked_at * _per_position(node, types)
         flops += getattr(node.op, "flops_per_merge", 0) // self._group(types)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moedsl.ir import ops
 from moedsl.ir.capacity import phases
 from moedsl.ir.depth_rules import ONE, Rules, rules_of
-from moedsl.ir.graph import Dim, RecordType, Value
+from moedsl.ir.graph import Dim, RecordType, TensorType, Value
 from moedsl.ir.ops_depth import Rule
 from moedsl.ir.shapes import MAIN, is_sequence, is_whole, stream_of
 from moedsl.ir.thread import wanted_below
@@ -28,15 +28,38 @@ def lower_routed(build: Builder, routed: Routed, x: Value) -> Value:
     gate = one_number(build, routed, "gate", x)
     if score in build.bad or gate in build.bad:
         return build.poison(x)
+    _, eval_, decode = phases(routed.select)
+    if is_whole(x) and decode is not eval_ and isinstance(decode, terms.Recipe):
+        return never_decoded(build, routed, decode)
     rules = rules_of(build, routed, x, score)
-    real = build.ambient(ops.RealTokens())
-    chosen = _choose(build, routed, rules, real)
+    real, _ = surroundings(build, x)
+    chosen = _choose(build, routed, rules, x)
     served = build.op(ops.Served(), chosen, score, name="served")
     build.tap(build.op(ops.Decided(), served, rules.taught, real, name="decided"))
-    return serve(build, routed, x, gate, chosen, rules.train)
+    return serve(build, routed, x, gate, chosen, rules)
 
 
-def _choose(build: Builder, routed: Routed, rules: Rules, real: Value) -> Value:
+def never_decoded(build: Builder, routed: Serving, rule: terms.Term) -> Value:
+    build.mismatch(
+        "E0350",
+        f"`{routed.recipe.name}` says whom it serves when decoding, and this stream is there at once",
+        (rule.span, "nothing is decoded here"),
+        (routed.recipe.span, "serves tokens that are not made of ids"),
+        help="say what holds in training, and in evaluation where that is another: `select = top(50%)`",
+    )
+    return build.poison(build.scope["x"])
+
+
+def surroundings(build: Builder, x: Value) -> tuple[Value, Value]:
+    """Which tokens are real, and what is remembered of earlier ones: nothing of a stream that is there at once."""
+    if is_whole(x):
+        dims = x.type.dims[:2] if isinstance(x.type, TensorType) else ()
+        return build.op(ops.NoPadding(dims=dims)), build.op(ops.NoPadding())
+    return build.ambient(ops.RealTokens()), build.ambient(ops.CacheHandle())
+
+
+def _choose(build: Builder, routed: Routed, rules: Rules, x: Value) -> Value:
+    real, cache = surroundings(build, x)
     op = ops.Choose(
         train=rules.train,
         eval=rules.eval,
@@ -44,8 +67,8 @@ def _choose(build: Builder, routed: Routed, rules: Rules, real: Value) -> Value:
         logits=len(rules.logits),
         lookahead=rules.lookahead,
         form=_form(routed),
+        at_once=is_whole(x),
     )
-    cache = build.ambient(ops.CacheHandle())
     build.spans.append(routed.select.span)
     chosen = build.op(op, *rules.logits, real, cache, name="chosen")
     build.spans.pop()
@@ -72,11 +95,21 @@ def _spread(build: Builder, rule: Rule) -> Fraction:
 
 
 def serve(
-    build: Builder, routed: Serving, x: Value, gate: Value, chosen: Value, rule: Rule
+    build: Builder,
+    routed: Serving,
+    x: Value,
+    gate: Value,
+    chosen: Value,
+    rules: Rules,
+    several: bool = False,
 ) -> Value:
-    """The stream after the block has served the chosen tokens."""
+    """The stream after the block has served the chosen tokens. `several`: it comes back for other numbers of them."""
+    rule = rules.train
     spread = rule.share if rule.share is not None else _spread(build, rule)
-    taken = ops.TakeChosen(stream=served_stream(build, routed, chosen, spread))
+    size = None
+    if is_whole(x) and rules.eval == rule and not several:  # so many in all phases
+        size = rule.count((stream_of(x) or MAIN).size or 0)
+    taken = ops.TakeChosen(stream=served_stream(build, routed, chosen, spread, size))
     own = build.op(taken, x, chosen, name="own")
     given = inside(build, routed, own, chosen)
     if given in build.bad:
@@ -87,11 +120,17 @@ def serve(
 
 
 def served_stream(
-    build: Builder, routed: Serving, chosen: Value, spread: Fraction = Fraction(1)
+    build: Builder,
+    routed: Serving,
+    chosen: Value,
+    spread: Fraction = Fraction(1),
+    size: int | None = None,
 ) -> Dim:
-    """The stream of those that are chosen. `spread`: their share of all tokens, where that is known."""
+    """The stream of those that are chosen. `spread`: their share of all tokens, where that is known; `size`: their
+    number, where no input changes it."""
     stream = Dim(
         "A",
+        size,
         stream=True,
         mean=spread if spread < 1 else None,
         part=len(build.frame.unit.streams),
@@ -142,14 +181,14 @@ def _refuse(build: Builder, routed: Serving, what: str) -> None:
 
 
 def is_tokens(build: Builder, routed: Serving, x: Value) -> bool:
-    if is_sequence(x) and not is_whole(x):
+    if is_sequence(x):
         return True
     build.sink.error(
         "E0316",
         f"`{routed.recipe.name}` serves some tokens of a sequence, and there is none here",
         routed.recipe.span,
         "wants a stream of tokens",
-        help="a stream begins with ids: `input tokens = ids(vocab)`",
+        help="a stream begins with ids or patches: `input tokens = ids(vocab)`, `image -> patches(16)`",
     )
     return False
 

@@ -62,6 +62,7 @@ class MaskArgument(Ambient):
 
     name: ClassVar[str] = MASK
     rank: ClassVar[int] = 8
+    part: ClassVar[str | None] = "chosen_tokens({0}, {1})"
     optional: ClassVar[bool] = True
 
     @property
@@ -92,6 +93,7 @@ class Past(Ambient):
     """How many tokens the cache holds already."""
 
     name: ClassVar[str] = PAST
+    part: ClassVar[str | None] = "{0}"
     needs: ClassVar[tuple[str, ...]] = (CACHE, TOKENS)
     atom: ClassVar[bool] = False
     code: ClassVar[str] = "0 if {0} is None else {0}.begin({1}.shape[1])"
@@ -171,6 +173,8 @@ class Temperature(Placed):
     first: int
     name: ClassVar[str] = "temperature"
     rank: ClassVar[int] = 1
+    part: ClassVar[str | None] = "chosen_factors({0}, {1})"
+    by_place: ClassVar[bool] = True
     imports: ClassVar[tuple[str, ...]] = (".temperature:temperature", ".state:positions")
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -10,7 +12,9 @@ from moedsl.ir.graph import Dim, RecordType, TensorType
 from moedsl.ir.ops_attention import MASK, PAST, Ambient
 from moedsl.ir.ops_base import Op, Type, dims_of, number
 from moedsl.ir.ops_losses import LossTerm
+from moedsl.ir.ops_scores import SEEN
 
+BATCH = Dim("B")
 CHOSEN = RecordType("Chosen")
 DEPTH = RecordType("Depth")
 
@@ -39,10 +43,12 @@ class RealTokens(Ambient):
 
 @frozen(kw_only=True)
 class Part(Op):
-    """Of what is made once for all layers, the part of the chosen tokens: (whole, chosen)."""
+    """Of what is made once for all layers, the part of the chosen tokens: (whole, chosen), or (chosen) where who they are
+    is all there is to it (`alone`)."""
 
     whole: Ambient
     stream: Dim
+    alone: bool = False
     carries: ClassVar[tuple[int, ...] | None] = ()
 
     @property
@@ -51,7 +57,8 @@ class Part(Op):
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return self.whole.part or ""
+        part = self.whole.part or ""
+        return part.replace("{0}", "None").replace("{1}", "{0}") if self.alone else part
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -59,7 +66,11 @@ class Part(Op):
         return (f".depth:{name}",) if name.isidentifier() else ()
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return self.whole.infer()
+        (whole,) = self.whole.infer()
+        if isinstance(whole, RecordType) or self.whole.stream not in whole.dims:
+            return (whole,)
+        dims = tuple(self.stream if d == self.whole.stream or d == SEEN else d for d in whole.dims)
+        return (replace(whole, dims=dims if dims[0] == BATCH else (BATCH, *dims)),)
 
 
 @frozen(kw_only=True)
@@ -76,20 +87,27 @@ class Rule:
     def ranks(self) -> bool:
         return self.share is not None or self.number is not None
 
+    def count(self, tokens: int) -> int | None:
+        """How many of so many tokens; None where it tells them one by one."""
+        if self.share is not None:
+            return math.ceil(self.share * tokens)
+        return None if self.number is None else min(self.number, tokens)
+
     @property
     def functions(self) -> tuple[str, ...]:
         if self.threshold is not None:
-            return ("above",)
+            return ("above", "in_place")
         if self.number is not None:
             return ("best_number",)
         return ("all_tokens",) if self.share is None else ("best_share",)
 
     def code(self, real: str, among: str, cache: str) -> str:
-        (function,) = self.functions
+        function = self.functions[0]
         logit, eligible = f"{{{self.reads}}}", real if among == "None" else among
         match function:
             case "above":
-                arguments = [logit, number(self.threshold or 0), eligible, cache]
+                above = f"above({logit}, {number(self.threshold or 0)}, {eligible})"
+                return f"in_place({above}, {cache})" if cache else f"at_once({above})"
             case "best_number":
                 arguments = [logit, str(self.number), eligible]
             case "best_share":
@@ -106,6 +124,7 @@ class Choose(Op):
     """(score_BT1, .. other logits, real_BT, cache[, among_BT]) -> whom a block serves in this call.
 
     `lookahead`: the rule that holds when decoding, as the spec has it, where the others rank a whole sequence.
+    `at_once`: the stream is all there, without padding or a cache, and nothing is decoded.
     """
 
     train: Rule
@@ -113,6 +132,7 @@ class Choose(Op):
     decode: Rule
     logits: int = 1
     narrows: bool = False
+    at_once: bool = False
     lookahead: str = ""
     form: str = ""
     carries: ClassVar[tuple[int, ...] | None] = ()
@@ -139,11 +159,14 @@ class Choose(Op):
     def code(self) -> str:  # type: ignore[override]
         real, cache = f"{{{self.logits}}}", f"{{{self.logits + 1}}}"
         among = f"{{{self.logits + 2}}}" if self.narrows else "None"
-        train, eval_ = (rule.code(real, among, "None") for rule in (self.train, self.eval))
+        alone = "" if self.at_once else "None"
+        train, eval_ = (rule.code(real, among, alone) for rule in (self.train, self.eval))
         decode = self.decode.code(real, among, cache)
         if self.decode.ranks or (self.narrows and self.decode.threshold is None):
             decode = f"in_place(served({decode}, {{0}}), {cache})"
         plain = train if train == eval_ else f"({train} if self.training else {eval_})"
+        if self.at_once:
+            return plain
         if plain == decode.replace(cache, "None"):
             return decode
         return f"{plain} if {cache} is None else {decode}"
@@ -152,7 +175,7 @@ class Choose(Op):
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]
         rules = (self.train, self.eval, self.decode)
         names = [name for rule in rules for name in rule.functions]
-        names += [name for name in ("in_place", "served") if f"{name}(" in self.code]
+        names = [n for n in (*names, "in_place", "at_once", "served") if f"{n}(" in self.code]
         return tuple(f".depth:{name}" for name in dict.fromkeys(names))
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
@@ -187,13 +210,18 @@ class GoOn(Op):
     """(rounds_BT, real_BT, cache) -> who takes part in round `number`: those that take more rounds than that."""
 
     number: int
+    at_once: bool = False
     stays: ClassVar[bool] = True
     carries: ClassVar[tuple[int, ...] | None] = ()
-    imports: ClassVar[tuple[str, ...]] = (".depth:going_on",)
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return f"going_on({{0}}, {self.number}, {{1}}, {{2}})"
+        here = f"going_on({{0}}, {self.number}, {{1}})"
+        return f"at_once({here})" if self.at_once else f"in_place({here}, {{2}})"
+
+    @property
+    def imports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (".depth:going_on", ".depth:at_once" if self.at_once else ".depth:in_place")
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (CHOSEN,)

@@ -130,6 +130,8 @@ class Buckets(Placed):
     remembered: bool
     name: ClassVar[str] = "buckets"
     rank: ClassVar[int] = 5
+    part: ClassVar[str | None] = "chosen_pairs({0}, {1})"
+    by_place: ClassVar[bool] = True
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -158,11 +160,11 @@ class Buckets(Placed):
 
 @frozen(kw_only=True)
 class OwnDistances(Op):
-    """A number for each head and bucket: [T, S] int -> [H, T, S]."""
+    """A number for each head and bucket: [T, S] int -> [H, T, S]; of some chosen tokens, [B, T, S] -> [B, H, T, S]."""
 
     heads: Dim
     count: int
-    code: ClassVar[str] = "{self}({0}).permute(2, 0, 1)"
+    code: ClassVar[str] = "{self}({0}).movedim(-1, -3)"
     carries: ClassVar[tuple[int, ...] | None] = ()
 
     def parameters(self) -> tuple[Parameter, ...]:
@@ -183,6 +185,8 @@ class Distances(Ambient):
     buckets: Buckets
     table: str
     rank: ClassVar[int] = 5
+    part: ClassVar[str | None] = "chosen_pairs({0}, {1})"
+    by_place: ClassVar[bool] = True
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -73,6 +73,11 @@ class FillSlots(Op):
         """Of each expert."""
         return Fraction(self.slots, self.tokens.size or tokens)
 
+    @property
+    def by_sequence(self) -> bool:
+        """As many for a sequence, however many of its tokens are here."""
+        return self.tokens.size is None
+
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         x = dims_of(inputs[0])
         return (TensorType((self.experts, Dim("R"), x.dims[-1]), x.dtype),)
@@ -101,6 +106,7 @@ class ReadSlots(Op):
 class FillPrefix(FillSlots):
     """(x [B, S, D], score [B, S, Z], past) -> slots for each new token, of what came up to it, [E, R, D]."""
 
+    by_sequence: ClassVar[bool] = False
     code: ClassVar[str] = "fill_prefix({0}, {1}, {2}, {experts.size})"
     imports: ClassVar[tuple[str, ...]] = (".slots:fill_prefix",)
     sees: ClassVar[str] = "past"

@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.ir import deciding, ops
-from moedsl.ir.depth import inside, is_tokens, one_number, serve, served_stream
-from moedsl.ir.depth_rules import ONE, report_untaught, rule_of
+from moedsl.ir.depth import (
+    inside,
+    is_tokens,
+    never_decoded,
+    one_number,
+    serve,
+    served_stream,
+    surroundings,
+)
+from moedsl.ir.depth_rules import ONE, Rules, report_untaught, rule_of
 from moedsl.ir.graph import TensorType, Value
 from moedsl.ir.ops_depth import Rule
+from moedsl.ir.shapes import is_whole
 from moedsl.model import terms
 
 if TYPE_CHECKING:
@@ -20,10 +29,11 @@ def lower_recur(build: Builder, recur: Recur, x: Value) -> Value:
     """Round after round, the same block on some of those that the round before served."""
     if x in build.bad or not is_tokens(build, recur, x):
         return build.poison(x)
+    if is_whole(x) and isinstance(recur.decode, terms.Recipe):
+        return never_decoded(build, recur, recur.decode)
     if isinstance(recur.decode, terms.Recipe) and recur.learns is None:
         report_untaught(build, recur.decode, recur.recipe.origin("keep"))
-    real = build.ambient(ops.RealTokens())
-    cache = build.ambient(ops.CacheHandle())
+    real, cache = surroundings(build, x)
     among: Value | None = None
     for number, kept in enumerate(recur.keep):
         suffix = f"_{number}"
@@ -49,6 +59,7 @@ def lower_recur(build: Builder, recur: Recur, x: Value) -> Value:
             narrows=among is not None,
             lookahead=_lookahead(recur),
             form="decode = above(50%, membership = 1e-3)",
+            at_once=is_whole(x),
         )
         before = [] if among is None else [among]
         build.spans.append(recur.recipe.origin("keep"))
@@ -58,7 +69,8 @@ def lower_recur(build: Builder, recur: Recur, x: Value) -> Value:
         among = build.op(ops.Served(), chosen, score, name="served")
         if not everyone:
             build.tap(build.op(ops.Decided(), among, logits[-1], could, name=f"round_{number}"))
-        x = serve(build, recur, x, gate, chosen, train)
+        rules = Rules(train, train, decode, logits, "", logits[-1])
+        x = serve(build, recur, x, gate, chosen, rules, several=len(recur.keep) > 1)
     _comes_back(build, recur, len(recur.keep))
     return x
 
@@ -100,7 +112,7 @@ def lower_chosen(build: Builder, recur: Recur, x: Value) -> Value:
     rounds = build.op(taken, expert, x, name="rounds")
     y = x
     for number in range(choices.size or 0):
-        everyone = not number and not loose
+        everyone = not number and not loose and not is_whole(x)
         y = _first(build, recur, y) if everyone else _round(build, recur, y, rounds, number)
         if y in build.bad:
             return build.poison(x)
@@ -118,8 +130,10 @@ def _first(build: Builder, recur: Recur, x: Value) -> Value:
 
 def _round(build: Builder, recur: Recur, y: Value, rounds: Value, number: int) -> Value:
     """The stream after one round: what came out for those that take part, and the others as they were."""
-    real, cache = build.ambient(ops.RealTokens()), build.ambient(ops.CacheHandle())
-    chosen = build.op(ops.GoOn(number=number), rounds, real, cache, name="chosen")
+    real, cache = surroundings(build, y)
+    chosen = build.op(
+        ops.GoOn(number=number, at_once=is_whole(y)), rounds, real, cache, name="chosen"
+    )
     own = build.op(ops.InStream(stream=served_stream(build, recur, chosen)), y)
     given = inside(build, recur, own, chosen)
     if given in build.bad:

@@ -21,7 +21,7 @@ from moedsl.ir.ops_attention import PAST, TOKENS
 from moedsl.ir.ops_base import Op
 from moedsl.ir.ops_calls import handed_by
 from moedsl.ir.ops_depth import Part
-from moedsl.ir.shapes import MAIN, streams_in
+from moedsl.ir.shapes import MAIN, is_whole, streams_in
 
 Wants = dict[Unit, dict[Op, Value]]
 
@@ -78,13 +78,19 @@ def _want(wanted: dict[Op, Value], needed: Iterable[Op]) -> None:
 
 
 def _asked(unit: Unit, node: Node, op: Op) -> Op | None:
-    """What the caller is asked for: of a stream that the caller makes, what it is a part of. Nobody decided before about
-    such a part."""
+    """What the caller is asked for: of a stream that the caller makes, what it is a part of, if any is needed. Nobody
+    decided before about such a part."""
     asked = around(node, op)
     assert isinstance(asked, Ambient)
     if asked.stream not in unit.streams:
         return asked
-    return None if isinstance(op, Before) else replace(asked, stream=MAIN)
+    alone = isinstance(op, Before) or _of_chosen(unit, asked)
+    return None if alone else replace(asked, stream=MAIN)
+
+
+def _of_chosen(unit: Unit, op: Ambient) -> bool:
+    """Whether the part of chosen tokens is made of who they are alone. What is there at once has nothing else."""
+    return is_whole(unit.inputs[0]) or "{0}" not in (op.part or "")
 
 
 def _parts(unit: Unit, wants: Wants, names: dict[Op, str]) -> dict[Op, Value]:
@@ -97,14 +103,17 @@ def _parts(unit: Unit, wants: Wants, names: dict[Op, str]) -> dict[Op, Value]:
             if op.stream not in unit.streams or op in found or isinstance(op, Before):
                 continue
             chosen, whole = unit.streams[op.stream], replace(op, stream=MAIN)
-            given = wants[unit][whole]
             maker = next(n for n in unit.nodes if chosen in n.outputs)
-            if op.part == "{0}" or (op.by_place and getattr(maker.op, "stays", False)):
+            given = wants[unit].get(whole)
+            if given is not None and (
+                op.part == "{0}" or (op.by_place and getattr(maker.op, "stays", False))
+            ):
                 found[op] = given
                 continue
-            part = Part(whole=whole, stream=op.stream)
-            found[op] = Value(f"own_{names[whole]}", op.infer()[0])
-            made = Node(part, (given, chosen), (found[op],), span=maker.span)
+            part = Part(whole=whole, stream=op.stream, alone=given is None)
+            found[op] = Value(f"own_{names.get(whole, op.name)}", part.infer()[0])
+            inputs = (chosen,) if given is None else (given, chosen)
+            made = Node(part, inputs, (found[op],), span=maker.span)
             unit.nodes.insert(unit.nodes.index(maker) + 1, made)
     return found
 

@@ -41,7 +41,11 @@ SPARSE_PROJECTIONS = parts(
     "moe(router = router(score = linear, gate = score -> sigmoid, select = top_k(2)), experts = 4 * linear, per = head)",
 )
 SCORES_OF_ATTENTION = parts(
-    "dot", "dot -> soft_cap(20)", "dot(scale = 0.3)", "dot + dot(scale = 0.1)"
+    "dot",
+    "dot -> soft_cap(20)",
+    "dot(scale = 0.3)",
+    "dot + dot(scale = 0.1)",
+    "dot + relative(8, max_distance = 16)",
 )
 OUTPUTS = parts("mixed -> linear", "mixed * (x -> linear -> sigmoid) -> linear")
 SCORES = parts(
@@ -150,17 +154,17 @@ MERGED = [
     *parts("segment(4, lag = 1)", "segment(3, lag = 1, first = own)", tags="whole"),
     *parts("sequence", tags="future whole"),
 ]
-# What stands in blocks that serve some of the tokens: masks of other forms are for whole sequences so far.
-PLAIN_ATTENTION = """  attention own {
-    heads = 4
-    kv_heads = 2
-    mask = MASK
-    q, k = linear -> rope
-  }"""
 # Blocks that serve some of the tokens; without a rule for decoding they look ahead.
+RANKED = parts("select = top(40%)", "select = top(5)", "select = above(50%)")
 ROUTED = parts(
+    "select = above(40%)",
     "select = phase(train = top(40%), decode = predicted(mlp(8)))",
     "select = phase(train = top(3), decode = predicted(linear))\n    gate = score -> sigmoid",
+)
+# Blocks that come back for tokens that chose so.
+DEPTHS = parts(
+    "gate = score -> softmax\n    select = top_k(1)\n    loss = balance(1e-2)",
+    "gate = score -> sigmoid\n    choose = gate + balancing(rate = 1e-3)\n    select = top_k(1)",
 )
 DENSE = parts("swiglu(24)", "mlp(24)", "geglu(20, bias = true)")
 
@@ -297,12 +301,26 @@ class Draw:
             ]
         )
 
+    def some(self) -> str:
+        """A block for some of the tokens."""
+        rule = self.part(RANKED if "future" in self.tags else ROUTED)
+        return body("block", "some(inner) = routed(inner)", ["score = linear", rule])
+
+    def again(self) -> str:
+        """A block that comes back."""
+        lines = [
+            "rounds = 3",
+            f"router = router(score = linear, {', '.join(self.part(DEPTHS).split(chr(10) + '    '))})",
+            f"adds = {self.random.choice(['change', 'result'])}",
+        ]
+        return body("block", "some(inner) = recur(inner)", lines)
+
     def model(self) -> Drawn:
         r = self.random
         one, two = self.router("one"), self.router("two")
         mixtures = self.mixture("first", "one") + "\n" + self.mixture("second", "two")
-        routes = r.random() < 0.12
-        attention, block = PLAIN_ATTENTION if routes else self.attention(), self.block()
+        routes = r.random() < 0.2
+        attention, block = self.attention(), self.block()
         if "per = head" in attention:  # whose decisions have no such statistics yet
             for loss in ("importance(1e-2)", "l1(1e-3)"):
                 mixtures = mixtures.replace(loss, "balance(1e-2)")
@@ -310,12 +328,11 @@ class Draw:
             two += "\n" + self.router("three", drops=False)
         dense = f"layer({self.part(DENSE)})" if "route" not in block else "layer(first)"
         some = ""
-        if routes and "future" not in self.tags:
-            inner = "layer(first)" if "whole" not in self.tags else dense
-            some = body(
-                "block", "some(inner) = routed(inner)", ["score = linear", self.part(ROUTED)]
-            )
-            plans = [f"{dense} -> some({inner}) -> layer(second)", f"2 * some({inner})"]
+        if routes:
+            balanced = "balancing" in one + two  # follows the load of one place
+            again = r.random() < 0.4 and not balanced
+            some = self.again() if again else self.some()
+            plans = [f"{dense} -> some(layer(first)) -> layer(second)", "2 * some(layer(first))"]
         else:
             plans = []
         plan = r.choice(

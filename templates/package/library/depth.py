@@ -85,19 +85,20 @@ def ranked(
     return Chosen(index_BA, here_BA, None)
 
 
-def above(
-    logit_BT1: Tensor, threshold: float, among_BT: Tensor | None, cache: Cache | None
-) -> Chosen:
-    """The tokens with a logit above the threshold, each decided by itself."""
+def above(logit_BT1: Tensor, threshold: float, among_BT: Tensor | None) -> Tensor:
+    """Which tokens have a logit above the threshold, each decided by itself, [B, T]."""
     here_BT = logit_BT1.detach().squeeze(-1) > threshold
-    if among_BT is not None:
-        here_BT = here_BT & among_BT
-    return in_place(here_BT, cache)
+    return here_BT if among_BT is None else here_BT & among_BT
 
 
 def in_place(here_BT: Tensor, cache: Cache | None) -> Chosen:
     """All tokens stay where they are, and the keys of those not served are hidden."""
     return Chosen(None, here_BT, here_BT if cache is None else cache.append(here_BT))
+
+
+def at_once(here_BT: Tensor) -> Chosen:
+    """The same of a stream that is all there, with nothing before it."""
+    return Chosen(None, here_BT, here_BT)
 
 
 def rounds_taken(expert_NK: Tensor, x_BTD: Tensor) -> Tensor:
@@ -111,12 +112,10 @@ def rounds_or_none(expert_NK: Tensor, x_BTD: Tensor, most: int) -> Tensor:
     return rounds_BT.where(rounds_BT <= most, 0)
 
 
-def going_on(
-    rounds_BT: Tensor, number: int, real_BT: Tensor | None, cache: Cache | None
-) -> Chosen:
-    """Those that take more than `number` rounds; keys of the others are hidden."""
+def going_on(rounds_BT: Tensor, number: int, real_BT: Tensor | None) -> Tensor:
+    """Which tokens take more than `number` rounds, [B, T]."""
     here_BT = rounds_BT > number
-    return in_place(here_BT if real_BT is None else here_BT & real_BT, cache)
+    return here_BT if real_BT is None else here_BT & real_BT
 
 
 def served(chosen: Chosen, score_BT1: Tensor) -> Tensor:
@@ -153,6 +152,28 @@ def chosen_rotary(rotary: Rotary, chosen: Chosen) -> Rotary:
     index_BA11 = chosen.index_BA[..., None, None]
     cos, sin = (table.take_along_dim(index_BA11, 1) for table in rotary)
     return Rotary(cos, sin)
+
+
+def chosen_factors(factor_BT11: Tensor, chosen: Chosen) -> Tensor:
+    """What their queries are multiplied by, [B, A, 1, 1]."""
+    if chosen.index_BA is None:
+        return factor_BT11
+    return factor_BT11.take_along_dim(chosen.index_BA[..., None, None], 1)
+
+
+def chosen_pairs(table: Tensor, chosen: Chosen) -> Tensor:
+    """Of what stands for each query and key, [..., T, T], that of theirs, [B, ..., A, A]."""
+    if chosen.index_BA is None:
+        return table
+    query_BA1, key_B1A = chosen.index_BA[:, :, None], chosen.index_BA[:, None]
+    return table[..., query_BA1, key_B1A].movedim(-3, 0)
+
+
+def chosen_tokens(mask_BS: Tensor | None, chosen: Chosen) -> Tensor | None:
+    """Which of them are there, those of earlier calls too; None where all are."""
+    if chosen.index_BA is not None:
+        return chosen.here_BA
+    return mask_BS if chosen.seen_BS is None else chosen.seen_BS
 
 
 def chosen_real(chosen: Chosen) -> Tensor | None:

@@ -77,14 +77,10 @@ def ranked(
     return Chosen(index_BA, here_BA, None)
 
 
-def above(
-    logit_BT1: Tensor, threshold: float, among_BT: Tensor | None, cache: Cache | None
-) -> Chosen:
-    """The tokens with a logit above the threshold, each decided by itself."""
+def above(logit_BT1: Tensor, threshold: float, among_BT: Tensor | None) -> Tensor:
+    """Which tokens have a logit above the threshold, each decided by itself, [B, T]."""
     here_BT = logit_BT1.detach().squeeze(-1) > threshold
-    if among_BT is not None:
-        here_BT = here_BT & among_BT
-    return in_place(here_BT, cache)
+    return here_BT if among_BT is None else here_BT & among_BT
 
 
 def in_place(here_BT: Tensor, cache: Cache | None) -> Chosen:

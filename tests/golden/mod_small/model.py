@@ -25,6 +25,7 @@ from .depth import (
     chosen_mask,
     chosen_rotary,
     chosen_rows,
+    in_place,
     membership,
     served,
 )
@@ -205,7 +206,7 @@ class Some(nn.Module):
         chosen = (
             best_share(score_BT1, 1, 8, real_tokens_BT)
             if cache is None
-            else above(predicted_BT1, 0, real_tokens_BT, cache)
+            else in_place(above(predicted_BT1, 0, real_tokens_BT), cache)
         )
         own_mask = chosen_mask(mask, chosen)
         own_rotary = chosen_rotary(rotary, chosen)

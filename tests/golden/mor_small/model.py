@@ -26,6 +26,7 @@ from .depth import (
     chosen_mask,
     chosen_rotary,
     chosen_rows,
+    in_place,
     membership,
     served,
 )
@@ -143,7 +144,7 @@ class Rounds(nn.Module):
         chosen = (
             best_share(score_BT1, 667, 1000, real_tokens_BT, served_BT)
             if cache is None
-            else above(score_BT1, 0, served_BT, cache)
+            else in_place(above(score_BT1, 0, served_BT), cache)
         )
         own_mask = chosen_mask(mask, chosen)
         own_rotary = chosen_rotary(rotary, chosen)
@@ -157,7 +158,7 @@ class Rounds(nn.Module):
         chosen = (
             best_share(score_BT1, 333, 1000, real_tokens_BT, served2_BT)
             if cache is None
-            else above(score_BT1, 0, served2_BT, cache)
+            else in_place(above(score_BT1, 0, served2_BT), cache)
         )
         own_mask = chosen_mask(mask, chosen)
         own_rotary = chosen_rotary(rotary, chosen)

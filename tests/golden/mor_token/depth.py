@@ -37,12 +37,10 @@ def rounds_taken(expert_NK: Tensor, x_BTD: Tensor) -> Tensor:
     return expert_NK[:, 0].view(x_BTD.shape[:2]) + 1
 
 
-def going_on(
-    rounds_BT: Tensor, number: int, real_BT: Tensor | None, cache: Cache | None
-) -> Chosen:
-    """Those that take more than `number` rounds; keys of the others are hidden."""
+def going_on(rounds_BT: Tensor, number: int, real_BT: Tensor | None) -> Tensor:
+    """Which tokens take more than `number` rounds, [B, T]."""
     here_BT = rounds_BT > number
-    return in_place(here_BT if real_BT is None else here_BT & real_BT, cache)
+    return here_BT if real_BT is None else here_BT & real_BT
 
 
 def chosen_real(chosen: Chosen) -> Tensor | None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .depth import advance, chosen_mask, going_on, rounds_taken
+from .depth import advance, chosen_mask, going_on, in_place, rounds_taken
 from .losses import depths_balance
 from .routing import Routing, route_depths
 from .state import Cache, Rotary, attend, causal_mask, positions, rotary_table, rotate
@@ -130,11 +130,11 @@ class Rounds(nn.Module):
         gate_BT1 = depths.weight_NK.to(x_BTD.dtype).unflatten(0, x_BTD.shape[:2])
         rounds_BT = rounds_taken(depths.expert_NK, x_BTD)
         y_BTD = self.round(x_BTD, rotary, mask, cache)
-        chosen = going_on(rounds_BT, 1, real_tokens_BT, cache)
+        chosen = in_place(going_on(rounds_BT, 1, real_tokens_BT), cache)
         own_mask = chosen_mask(mask, chosen)
         y_BAD = self.round(y_BTD, rotary, own_mask, cache)
         y_BTD = advance(y_BTD, y_BAD, chosen)
-        chosen = going_on(rounds_BT, 2, real_tokens_BT, cache)
+        chosen = in_place(going_on(rounds_BT, 2, real_tokens_BT), cache)
         own_mask = chosen_mask(mask, chosen)
         y_BAD = self.round(y_BTD, rotary, own_mask, cache)
         y_BTD = advance(y_BTD, y_BAD, chosen)
