@@ -11,19 +11,20 @@ from moedsl.backend.plan_lines import STEP, call_lines, fits, indented
 from moedsl.frozen import frozen
 
 BRACES = re.compile(r"\{([^{}]*)\}")
-_TAKEN = frozenset({"file", "here", "expert"})
+_TAKEN = frozenset({"file", "here", "expert", "like"})
 
 
 @frozen
 class Line:
-    """One printed entry: templates in which layers and experts are `{variables}`. `experts`: over how many
-    experts it is repeated."""
+    """One printed entry: templates in which layers and experts are `{variables}`. It is repeated over experts, from
+    `first` up to `experts`."""
 
     file: str
     parameter: str
     rest: tuple[str, ...]
     expert: str = ""
     experts: int = 0
+    first: int = 0
 
 
 @frozen
@@ -73,18 +74,28 @@ def _loop(
 
 def _body(entries: list[Line], short: dict[str, str], depth: int, stepped: bool) -> list[str]:
     lines: list[str] = []
-    for (expert, experts), group in groupby(entries, key=lambda e: (e.expert, e.experts)):
+    for (expert, *span), group in groupby(_in_loops(entries), key=_loop_of):
         own = list(group)
         if not expert:
             lines += [line for e in own for line in _entry(e, short, depth, stepped)]
             continue
-        lines.append(f"for {expert} in range({experts}):")
+        lines.append(f"for {expert} in range({', '.join(map(str, span[not span[0] :]))}):")
         prefix = _prefix([e.file for e in own], f"{{{expert}}}") if len(own) > 1 else ""
         if prefix:
             lines += indented([f"expert = {_shortened(prefix, short)}"])
         near = {prefix: "expert", **short} if prefix else short
         lines += indented([line for e in own for line in _entry(e, near, depth + 1, stepped)])
     return lines
+
+
+def _loop_of(entry: Line) -> tuple[str, int, int]:
+    return entry.expert, entry.first, entry.experts
+
+
+def _in_loops(entries: list[Line]) -> list[Line]:
+    """Entries over the same experts behind each other, where entries over others stand between them."""
+    runs = groupby(entries, key=lambda entry: entry.expert)
+    return [entry for _, run in runs for entry in sorted(run, key=lambda entry: entry.first)]
 
 
 def _entry(entry: Line, short: dict[str, str], depth: int, stepped: bool) -> tuple[str, ...]:

@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 
+from moedsl.backend.checkpoint_fills import filled
 from moedsl.backend.checkpoint_lines import BRACES, Block, Line, quoted, safe, table_lines
 from moedsl.backend.naming import attribute, identifier
 from moedsl.backend.plan_lines import fits, indented
 from moedsl.frozen import frozen, record
-from moedsl.ir.checkpoint_map import ONE_WAY, Layout, Places, Row, Target, match
+from moedsl.ir.checkpoint_map import Layout, Places, Row, Target, match
 from moedsl.ir.graph import Graph, Storage
-from moedsl.model.terms import Checkpoint, Items, Number, PathPattern, Term, Text
+from moedsl.ir.one_way import is_start
+from moedsl.model.terms import Checkpoint, Items, PathPattern, Text
 
 _CONSTANTS = frozenset({"SINGLE", "INDEX", "IGNORED", "FORMATS", "ALL"})
 
@@ -115,47 +117,8 @@ def plan_checkpoint(graph: Graph) -> CheckpointView:
     return plan_formats(both_ways, Places.of(graph)) if both_ways else CheckpointView()
 
 
-def is_start(checkpoint: Checkpoint) -> bool:
-    """Does some step lose or make up something? Then the files are where a model starts from, and are never written."""
-    return any(step.construct in ONE_WAY for each in checkpoint.entries for step in each.steps)
-
-
-def plan_starts(graph: Graph, header: str) -> StartsView | None:
-    """The view of every checkpoint that a model can only start from."""
-    checkpoints = graph.model.checkpoints if graph.model is not None else ()
-    starts = [each for each in checkpoints if is_start(each)]
-    if not starts:
-        return None
-    places = Places.of(graph)
-    table = Table(_sizes(places.weights))
-    blocks = [table.blocks(match(each, places)[0]) for each in starts]
-    formats = [
-        FormatView(
-            name=each.name,
-            function=f"start_from_{identifier(each.name)}",
-            lines=tuple(table_lines(own, stepped=True)),
-            ignored=_ignored(each),
-        )
-        for each, own in zip(starts, blocks, strict=True)
-    ]
-    return StartsView(header, tuple(formats), tuple(table.constants()), frozenset(table.used))
-
-
-@frozen
-class StartsView:
-    """start.py: the entries of each checkpoint, and which fields and steps they use."""
-
-    header: str
-    formats: tuple[FormatView, ...]
-    constants: tuple[str, ...]
-    used: frozenset[str]
-
-    def ignored(self, format: FormatView) -> str:
-        return f"({', '.join(quoted(each) for each in format.ignored)},)"
-
-
 def plan_formats(checkpoints: Sequence[Checkpoint], places: Places) -> CheckpointView:
-    table = Table(_sizes(places.weights))
+    table = Table(sizes_of(places.weights))
     blocks = [table.blocks(match(checkpoint, places)[0]) for checkpoint in checkpoints]
     stepped = bool(table.used & {"transposed", "joined", "interleaved"})
     formats = [
@@ -163,7 +126,7 @@ def plan_formats(checkpoints: Sequence[Checkpoint], places: Places) -> Checkpoin
             name=checkpoint.name,
             function=f"{identifier(checkpoint.name)}_entries" if blocks[1:] else "entries",
             lines=tuple(table_lines(own, stepped)),
-            ignored=_ignored(checkpoint),
+            ignored=ignored_of(checkpoint),
         )
         for checkpoint, own in zip(checkpoints, blocks, strict=True)
     ]
@@ -177,13 +140,13 @@ def plan_formats(checkpoints: Sequence[Checkpoint], places: Places) -> Checkpoin
     )
 
 
-def _ignored(checkpoint: Checkpoint) -> tuple[str, ...]:
+def ignored_of(checkpoint: Checkpoint) -> tuple[str, ...]:
     term = dict(checkpoint.source.settings).get("ignore")
     items = [item for _, item in term.items] if isinstance(term, Items) else [term]
     return tuple(item.value for item in items if isinstance(item, Text))
 
 
-def _sizes(weights: Iterable[Storage]) -> dict[str, int]:
+def sizes_of(weights: Iterable[Storage]) -> dict[str, int]:
     """How long each parameter is along the axis in which weights of the spec share it."""
     sizes: dict[str, int] = {}
     for weight in weights:
@@ -221,9 +184,9 @@ class Table:
         expert = names[row.expert] if row.expert else ""
         lines = []
         for target, path in zip(targets, row.entry.paths, strict=False):
-            rest = [*self._part(target, names), *self._layout(layout), *self._start(row, expert)]
+            rest = (*self._part(target, names), *self._layout(layout))
             module = _templated(target, path, names)
-            lines.append(Line(file, module, tuple(rest), expert, row.experts))
+            lines += filled(row, Line(file, module, rest, expert, row.experts), self.used)
         return lines
 
     def _merged(self, row: Row) -> tuple[tuple[Target, ...], Layout]:
@@ -270,19 +233,6 @@ class Table:
             fields.append(f"{layout.join}={layout.axis}")
         return fields
 
-    def _start(self, row: Row, expert: str) -> list[str]:
-        """How a weight is filled, where it is not by a copy: `fill=Copies(e, axis=1)`."""
-        if row.start is None:
-            return []
-        self.used.add(row.start.construct)
-        given = [
-            f"{name}={_spelled(term)}"
-            for name, term in row.start.settings
-            if name in row.start.given or name == "init"
-        ]
-        first = [expert] if row.start.construct == "copies" else []
-        return [f"fill={row.start.construct.title()}({', '.join([*first, *given])})"]
-
     def _all(self) -> str:
         self.used.add("ALL")
         return "ALL"
@@ -299,10 +249,6 @@ class Table:
     def constants(self) -> list[str]:
         fixed = ["ALL = slice(None)"] if "ALL" in self.used else []
         return fixed + [f"{name} = slice({a}, {b})" for name, (a, b) in self.slices.items()]
-
-
-def _spelled(term: Term) -> str:
-    return f"{term.value!r}" if isinstance(term, Number) else f'"{getattr(term, "text", "")}"'
 
 
 def _templated(target: Target, path: PathPattern, names: dict[str, str]) -> str:

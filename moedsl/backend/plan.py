@@ -7,7 +7,6 @@ from typing import Any
 
 import moedsl
 from moedsl.backend.card import CardView, numbers, plan_card
-from moedsl.backend.checkpoint_view import StartsView, plan_starts
 from moedsl.backend.class_names import name_classes
 from moedsl.backend.header import header
 from moedsl.backend.imports import ImportSet
@@ -23,6 +22,7 @@ from moedsl.backend.plan_words import docstring, further_streams, legend, openin
 from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import RuntimeView
 from moedsl.backend.stages_view import StagesView, plan_stages
+from moedsl.backend.starts_view import StartsView, plan_starts
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, TensorType, Value
 from moedsl.ir.info import info_table

@@ -57,6 +57,8 @@ def plan_model(graph: Graph, names: Names) -> ClassView:
         methods.append(plan_adapt(graph, names))
     names.imports.ask(["torch", "nn", "Tensor"])
     names.imports.name("typing", "NamedTuple")
+    if not any(tap.type != DEPTH for tap in root.taps):
+        names.imports.name("typing", "Any")  # of a routing that nothing decides
     lines = attributes(root, names)
     if any(isinstance(node.op, Stack) for node in root.nodes):
         lines = (*lines, "self.checkpoint_layers = False")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from moedsl.backend.patterns import patterns_of
 from moedsl.backend.plan_lines import STEP, call_lines, fits
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph, Storage
@@ -15,8 +14,6 @@ from moedsl.ir.stages import Group, Phase, phases
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @frozen
@@ -69,7 +66,7 @@ def _group(group: Group, stored: dict[str, Storage], count: int) -> Iterator[lis
     everything = found.get(None) == set(modules)
     name = group.name or ("all" if everything else "the others" if count > 1 else "chosen")
     for some, own in found.items():
-        patterns = [f'"{each}"' for each in _patterns(own, modules)]
+        patterns = [f'"{each}"' for each in patterns_of(own, modules)]
         members = [] if some is None else [_tuple("members", [str(m) for m in some])]
         yield [f'"{name}"', repr(group.rate), _tuple("weights", patterns), *members]
 
@@ -83,29 +80,6 @@ def _members(bits: int, weight: Storage) -> tuple[int, ...] | None:
 
 def _tuple(name: str, items: list[str]) -> str:
     return f"{name}=({', '.join(items)}{',' if len(items) == 1 else ''})"
-
-
-def _patterns(own: set[str], every: list[str]) -> list[str]:
-    """The shortest patterns that fit these names and no others, `*` for any text."""
-    if own == set(every):
-        return ["*"]
-    found: list[str] = []
-    for name in every:
-        if name in own and not any(fnmatchcase(name, pattern) for pattern in found):
-            found.append(next(p for p in _candidates(name) if _fits(p, own, every)))
-    return found
-
-
-def _candidates(name: str) -> Iterator[str]:
-    for general in (_NUMBER.sub("*", name), name):
-        parts = general.split(".")
-        for length in range(1, len(parts)):
-            yield ".".join(parts[:length]) + ".*"
-        yield general
-
-
-def _fits(pattern: str, own: set[str], every: list[str]) -> bool:
-    return all(name in own for name in every if fnmatchcase(name, pattern))
 
 
 def render_stages(view: StagesView, environment: Environment) -> dict[str, str]:

@@ -9,6 +9,9 @@ from moedsl.diagnostics.model import Label, Sink
 from moedsl.diagnostics.suggest import did_you_mean
 from moedsl.ir.checkpoint_map import Places, Problem, Row, Target, match
 from moedsl.ir.graph import Graph, Storage
+from moedsl.ir.native import fills
+from moedsl.ir.one_way import is_native
+from moedsl.ir.selections import Selections
 from moedsl.model.terms import Checkpoint, CheckpointEntry, PathPattern
 
 _INDEX = re.compile(r"\[\d+\]")
@@ -19,7 +22,12 @@ def check_checkpoint(graph: Graph, sink: Sink) -> None:
     checkpoints = graph.model.checkpoints if graph.model is not None else ()
     if not checkpoints or any(node.poisoned for unit in graph.units for node in unit.nodes):
         return
-    check_maps(checkpoints, Places.of(graph), sink)
+    mapped = [each for each in checkpoints if not is_native(each)]
+    if mapped:
+        check_maps(mapped, Places.of(graph), sink)
+    for each in checkpoints:
+        if is_native(each):
+            _check_native(each, graph, sink)
 
 
 def check_maps(checkpoints: Iterable[Checkpoint], places: Places, sink: Sink) -> None:
@@ -30,6 +38,22 @@ def check_maps(checkpoints: Iterable[Checkpoint], places: Places, sink: Sink) ->
         _check_twice(rows, sink)
         if not sink.has_errors:  # an entry that failed would show once more as what it left out
             _check_missing(checkpoint, rows, places, sink)
+
+
+def _check_native(checkpoint: Checkpoint, graph: Graph, sink: Sink) -> None:
+    if not checkpoint.entries and not sink.has_errors:
+        message = f"`{checkpoint.name}` says nothing that the files of this very model would not"
+        sink.error("E0604", message, checkpoint.span, help="say what grows: `experts = grow(3)`")
+    for fault in fills(checkpoint, graph)[1]:
+        span = fault.entry.span
+        if fault.kind == "nothing":
+            close = did_you_mean(fault.message.split(".")[0], Selections(graph).words())
+            help = f"did you mean `{close[0]}`?" if close and close[0] != fault.message else ""
+            sink.error("E0601", f"no weight is at `{fault.message}`", span, help=help)
+        elif fault.other is not None:
+            _twice(f"`{fault.message}` is filled twice", fault.entry, fault.other, sink)
+        else:
+            sink.error("E0604", fault.message, span)
 
 
 # --- entries -----------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from moedsl.diagnostics.model import Sink
 from moedsl.diagnostics.suggest import did_you_mean
 from moedsl.ir.graph import Graph, Storage
 from moedsl.ir.info import ranges
-from moedsl.ir.selections import Fault, Selections, Weights, both, every, without
-from moedsl.ir.stages import Phase, phases
+from moedsl.ir.selections import Fault, Selections, Weights, both, common, every, without
+from moedsl.ir.stages import Phase, made_up, phases
 from moedsl.model.terms import Stage
 
 _MOST = 4  # weights that one message names
@@ -87,6 +87,7 @@ def _check_untrained(graph: Graph, found: list[Phase], sink: Sink) -> None:
     trainable = {path for path, _, parameter, _ in graph.parameters() if parameter.trainable}
     stored = {path: one for path, one in graph.storage().items() if path in trainable}
     still = without({path: every(one.members) for path, one in stored.items()}, trained)
+    still = common(still, made_up(graph))
     left = [_left(path, members, stored[path]) for path, members in still.items()]
     if not left:
         return

@@ -17,6 +17,16 @@ class Huggingface(Construct):
     )
 
 
+class Native(Construct):
+    """The files of an earlier model of this spec, in the names that `save_checkpoint` gives where no others are declared.
+
+    Entries say only what is otherwise, of places or kinds of place: `experts = grow(3)`, `router = grow(3)`, `embed =
+    extend`. All else is as it was. A model only starts from such files, and never writes them.
+    """
+
+    kind = "checkpoint"
+
+
 class Step(Construct):
     """What all steps share: they read a file's tensor from left to right, and are undone in reverse when saving."""
 
@@ -38,6 +48,32 @@ class Extend(OneWay):
     """
 
     init = Words("mean", choices=("mean", "zeros"), doc="what the rows behind the file's start at")
+
+
+class Grow(OneWay):
+    """More members side by side than the file has: those of the file come first and stay as they are.
+
+    For the experts of a bank, and for what a router has for each of them. Files may hold all members in one tensor, or
+    each in its own (`experts[e].gate = "experts.{e}.gate" -> grow(8)`). A new member starts as `init_weights` would have it, or
+    as a copy of the file's member `like`; with `like = given` whoever starts the model says which, `start_from_name(model,
+    folder, like = 2)`. Two experts with equal rows in the router always score the same: add `noise` to rows that are copies.
+    """
+
+    source = "Aljundi et al., 2017 (Expert Gate), section 3.3"
+    members = Number(low=1, whole=True, positional=True, doc="how many the files have")
+    like = Number(
+        "fresh",
+        low=0,
+        whole=True,
+        words=("fresh", "given"),
+        doc="the member that new ones are copies of; `fresh`: they are drawn",
+    )
+    noise = Number(
+        "standard",
+        low=0,
+        words=("standard",),
+        doc="deviation of what is drawn and added; `standard`: nothing to copies, to fresh ones what `init_weights` draws",
+    )
 
 
 class Copies(OneWay):

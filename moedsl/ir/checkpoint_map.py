@@ -15,14 +15,14 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Literal
 
 from moedsl.frozen import frozen, record
-from moedsl.model.terms import Checkpoint, CheckpointEntry, Number, PathPattern, Recipe
+from moedsl.ir.one_way import ONE_WAY, TOGETHER, is_start, misfit, whole
+from moedsl.model.terms import Checkpoint, CheckpointEntry, PathPattern, Recipe
 
 if TYPE_CHECKING:
     from moedsl.ir.graph import Graph, Storage
 
 _PART = re.compile(r"[^.\[\]]+")
 _VARIABLE = re.compile(r"\{([^{}]*)\}")
-ONE_WAY = ("extend", "copies", "fresh")  # steps that lose or make up something
 _EACH = "#"  # stands for any index
 
 Part = str | tuple[str, int | str]  # as in PathPattern
@@ -162,7 +162,7 @@ def match(checkpoint: Checkpoint, places: Places) -> tuple[list[Row], list[Probl
     """Every entry at every layer, in the order of the map."""
     rows: list[Row] = []
     problems: list[Problem] = []
-    one_way = any(step.construct in ONE_WAY for each in checkpoint.entries for step in each.steps)
+    one_way = is_start(checkpoint)
     for entry in checkpoint.entries:
         found = list(_rows(entry, places, one_way))
         rows += [row for row in found if isinstance(row, Row)]
@@ -199,11 +199,11 @@ def _row(
     expert = next((t.expert for t in targets if isinstance(t.expert, str)), "")
     experts = next((t.storage.shape[0] for t in targets if t.expert == expert), 0) if expert else 0
     start = entry.steps[-1] if entry.steps and entry.steps[-1].construct in ONE_WAY else None
-    each = start is not None and start.construct != "extend"  # every expert by itself
+    each = start is not None and start.construct not in TOGETHER  # every expert by itself
     spread = bool(expert) and expert not in written and not each
     if spread and len(targets) > 1:
         return Problem("not in the name", entry, expert)
-    if start is not None and (odd := _one_way(start, targets, expert, expert in written)):
+    if start is not None and (odd := misfit(start, targets, expert, expert in written)):
         return Problem("steps", entry, odd)
     steps = entry.steps[:-1] if start is not None else entry.steps
     layout = _layout(entry, steps, targets, experts if spread else len(targets))
@@ -214,17 +214,6 @@ def _row(
             "steps", entry, "files that a model only starts from are taken tensor by tensor"
         )
     return Row(entry, binding, targets, layout, expert, experts, spread, start)
-
-
-def _one_way(start: Recipe, targets: tuple[Target, ...], expert: str, named: bool) -> str:
-    """What is wrong with a step that cannot be undone, "" where nothing is."""
-    if len(targets) > 1:
-        return f"`{start.construct}` fills one place at a time"
-    if start.construct == "copies" and (not expert or named):
-        return "`copies` fills the experts of a bank from one tensor: `experts[e]` on the left, no `{e}` on the right"
-    if start.construct == "copies" and len(targets[0].shape) != 2:
-        return "`copies` takes matrices, whose hidden channels are rows or columns"
-    return ""
 
 
 def _layout(
@@ -244,7 +233,7 @@ def _layout(
         elif step.construct in ("split", "interleave"):
             if join:
                 return Problem("steps", entry, "a tensor is cut once; this cuts it again")
-            count, axis = _whole(step, "count"), _whole(step, "axis")
+            count, axis = whole(step, "count"), whole(step, "axis")
             if count != parts:
                 return Problem("steps", entry, f"cut into {count} parts for {parts} places")
             if axis >= rank:
@@ -258,12 +247,6 @@ def _layout(
         )
     odd = _disagreement(targets, axis, join == "interleaved") if join else ""
     return Problem("steps", entry, odd) if odd else Layout(transposed, join, axis)  # type: ignore[arg-type]
-
-
-def _whole(step: Recipe, name: str) -> int:
-    value = step.setting(name)
-    assert isinstance(value, Number)
-    return int(value.value)
 
 
 def _disagreement(targets: tuple[Target, ...], axis: int, alike: bool) -> str:

@@ -258,7 +258,7 @@ class Graph:
 @frozen
 class Storage:
     """A weight of the spec inside a parameter of the module: `length` entries from `start` along `axis` (all of them
-    where `axis` is None). `shape` is its own, experts first. `members`: see `Parameter`."""
+    where `axis` is None). `shape` is its own, experts first. `members`, `init` and `value`: see `Parameter`."""
 
     path: str
     module: str
@@ -268,6 +268,8 @@ class Storage:
     length: int = 0
     bank: bool = False
     members: int = 0
+    init: str = "normal"
+    value: float = 0.02
 
 
 @frozen(eq=False)

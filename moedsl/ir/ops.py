@@ -19,7 +19,7 @@ ops_losses      losses over routings
 ops_noise       what is drawn anew in each forward
 ops_products    choices as products of halves, experts that are looked up
 ops_rebuilding  autoencoders side by side
-ops_states      numbers that a rule moves
+ops_states      numbers that a rule moves, or that are fitted once
 ops_soft        slots that are mixtures of tokens, experts merged into one
 ops_streams     images, positions, pooling
 """
@@ -166,7 +166,7 @@ from moedsl.ir.ops_soft import (
     Shares,
     ToSegments,
 )
-from moedsl.ir.ops_states import Coefficient, Correction, StateOp
+from moedsl.ir.ops_states import Coefficient, Correction, Standardize, StateOp
 from moedsl.ir.ops_streams import (
     FirstToken,
     LearnedPositions,
@@ -331,6 +331,7 @@ __all__ = [
     "Spread",
     "Stack",
     "StackRows",
+    "Standardize",
     "StateOp",
     "Statistic",
     "StraightThrough",

@@ -46,7 +46,12 @@ class RebuildError(Op):
 
     code: ClassVar[str] = "distances({0}, {1})"
     imports: ClassVar[tuple[str, ...]] = (".rebuilding:distances",)
-    beside: ClassVar[tuple[str, ...]] = (".rebuilding:relatedness",)
+    beside: ClassVar[tuple[str, ...]] = (
+        ".rebuilding:choose_beginning",
+        ".rebuilding:copy_expert",
+        ".rebuilding:distillation",
+        ".rebuilding:relatedness",
+    )
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         rebuilt = dims_of(inputs[0])

@@ -1,12 +1,13 @@
-"""Numbers with state: kept with the weights, moved by a rule after each step of the optimizer."""
+"""Numbers with state: kept with the weights, moved by a rule after each step of the optimizer, or fitted once."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from moedsl.frozen import frozen
-from moedsl.ir.graph import Dim, Parameter, TensorType
-from moedsl.ir.ops_base import Op, Type, number
+from moedsl.ir.graph import Dim, Parameter, TensorType, Value
+from moedsl.ir.ops_base import Op, Type, dims_of, number
+from moedsl.ir.shapes import is_image
 
 
 @frozen(kw_only=True)
@@ -74,3 +75,34 @@ class Coefficient:
         state = Parameter("value", (), "constant", self.start, trainable=False, buffer=True)
         step = Parameter("step", (), "zeros", 0.0, trainable=False, buffer=True)
         return (state, step) if self.steps else (state,)
+
+
+@frozen(kw_only=True)
+class Standardize(Op):
+    """x less a mean, divided by a deviation: statistics of the data, one for each channel, which stand `before` so many
+    other axes (the rows and columns of an image)."""
+
+    over: Dim
+    before: int = 0
+    code: ClassVar[str] = "{self}({0})"
+    imports: ClassVar[tuple[str, ...]] = (".standardizing:Standardize",)
+
+    @classmethod
+    def of(cls, x: Value) -> Standardize:
+        image = is_image(x)
+        dims = dims_of(x.type).dims
+        return cls(over=dims[1] if image else dims[-1], before=2 if image else 0)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (self.over.size or 0, *[1] * self.before)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        state = {"trainable": False, "buffer": True}
+        return (
+            Parameter("mean", self._shape, "zeros", 0.0, **state),
+            Parameter("deviation", self._shape, "ones", 1.0, **state),
+        )
+
+    def module(self) -> str:
+        return f"Standardize({', '.join(map(str, self._shape))})"

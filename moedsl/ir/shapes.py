@@ -28,6 +28,10 @@ class NotATensor(Exception):
     """A record (a decision) where numbers are needed. Caught by `Builder.op` too."""
 
 
+def is_image(x: Value) -> bool:
+    return isinstance(x.type, TensorType) and x.type.letters == "BCHW"
+
+
 def is_ids(value: Value) -> bool:
     return isinstance(value.type, TensorType) and value.type.dtype == "int"
 

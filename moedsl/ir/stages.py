@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Graph
-from moedsl.ir.selections import Fault, Selections, Weights, both, common, without
+from moedsl.ir.native import fills
+from moedsl.ir.one_way import growth, is_native
+from moedsl.ir.selections import Fault, Selections, Weights, both, common, every, without
 from moedsl.model import terms
 from moedsl.model.terms import Stage, Term
 
@@ -84,6 +86,21 @@ def _rates(term: Term | None, selections: Selections) -> Iterator[tuple[str, flo
                 yield name, float(value), terms.Word(name, rate.span)
                 continue
         selections.faults.append(Fault("value", rate))
+
+
+def made_up(graph: Graph) -> Weights:
+    """The weights that no earlier model of this spec has trained: all, unless it only grows."""
+    found = Selections(graph).all
+    for checkpoint in graph.model.checkpoints if graph.model is not None else ():
+        if not is_native(checkpoint):
+            continue
+        grown, _ = fills(checkpoint, graph)
+        new: Weights = {}
+        for filled in grown:
+            old = growth(filled.step).members if filled.step.construct == "grow" else 0
+            new |= {path: every(one.members) & ~every(old) for path, one in filled.weights.items()}
+        found = common(found, new)
+    return found
 
 
 def joins_apart(graph: Graph) -> bool:

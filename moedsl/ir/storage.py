@@ -45,6 +45,8 @@ def _stored(node: Node, place: Place) -> Iterator[Storage]:
                 parameter.shape,
                 bank=parameter.bank,
                 members=parameter.members,
+                init=parameter.init,
+                value=parameter.value,
             )
         start, axis = 0, int(parameter.bank) + (_along(node) == "inner")
         for part, size in parts:
@@ -59,6 +61,8 @@ def _stored(node: Node, place: Place) -> Iterator[Storage]:
                 size,
                 parameter.bank,
                 parameter.members,
+                parameter.init,
+                parameter.value,
             )
             start += size
 

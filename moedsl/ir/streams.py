@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moedsl.ir import ops, problems
 from moedsl.ir.graph import Dim, TensorType, Value
-from moedsl.ir.shapes import MAIN, is_sequence, is_whole, spell, stream_of
+from moedsl.ir.shapes import MAIN, is_image, is_sequence, is_whole, spell, stream_of
 from moedsl.model import terms
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def lower_patches(build: Builder, patches: Patches, x: Value) -> Value:
     if x in build.bad:
         return x
-    if not _is_image(x):
+    if not is_image(x):
         build.sink.error(
             "E0351",
             f"`{patches.recipe.name}` cuts up images, and gets {spell(x.type)}",
@@ -51,10 +51,6 @@ def lower_patches(build: Builder, patches: Patches, x: Value) -> Value:
         tokens=replace(MAIN, size=count, origin=patches.recipe.span),
     )
     return build.placed(op, patches.recipe, x)
-
-
-def _is_image(x: Value) -> bool:
-    return isinstance(x.type, TensorType) and x.type.letters == "BCHW"
 
 
 def _fitting(height: Dim, width: Dim) -> str:

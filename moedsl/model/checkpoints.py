@@ -47,8 +47,9 @@ def checkpoint(run: Run, entry: Entry, at: At) -> terms.Checkpoint | None:
         )
         return None
     entries: list[terms.CheckpointEntry] = []
+    native = recipe.construct == "native"
     for each in written:
-        entries += _entries(run, each, at)
+        entries += _made(run, each, at, "step") if native else _entries(run, each, at)
     return terms.Checkpoint(entry.name, recipe, tuple(entries), entry.span)
 
 
@@ -133,7 +134,7 @@ def _entries(run: Run, written: _Written, at: At) -> list[terms.CheckpointEntry]
     )
     span = written.targets[0].span
     if not isinstance(text, ast.String):
-        return _fresh(run, written, at)
+        return _made(run, written, at, "start")
     made = [evaluate.evaluate(run, step, written.env, at) for step in steps]
     for step, term in zip(steps, made, strict=True):
         if term is not None and not isinstance(term, terms.Recipe):
@@ -147,14 +148,19 @@ def _entries(run: Run, written: _Written, at: At) -> list[terms.CheckpointEntry]
     return _paired(run, paths, names, tuple(made), text.span, span)  # type: ignore[arg-type]
 
 
-def _fresh(run: Run, written: _Written, at: At) -> list[terms.CheckpointEntry]:
-    """Weights that no file has: `layer[i].sparse.router.score = fresh`."""
+def _made(run: Run, written: _Written, at: At, kind: str) -> list[terms.CheckpointEntry]:
+    """An entry without a name: `layer[i].sparse.router.score = fresh`, or `experts = grow(3)` in the model's own names."""
     value, span = written.value, written.targets[0].span
-    recipe = evaluate.evaluate(run, value, written.env, at)
-    if recipe is None:
+    first = value.stages[0] if isinstance(value, ast.Flow) else value
+    named = isinstance(first, ast.String)
+    recipe = None if named else evaluate.evaluate(run, value, written.env, at)
+    if recipe is None and not named:
         return []
-    if not isinstance(recipe, terms.Recipe) or run.kind(recipe) != "start":
-        run.sink.error("E0210", "a checkpoint map gives a name in quotes, then steps", value.span)
+    if not isinstance(recipe, terms.Recipe) or run.kind(recipe) != kind:
+        wanted = "a checkpoint map gives a name in quotes, then steps"
+        if kind == "step":
+            wanted = "the names are the model's own: an entry gives a step, such as `grow(3)`"
+        run.sink.error("E0210", wanted, value.span)
         return []
     paths = [path for target in written.targets for path in _spelled_out(run, target)]
     return [terms.CheckpointEntry((path,), "", (recipe,), span) for path in paths]

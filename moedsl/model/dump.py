@@ -51,8 +51,9 @@ def _checkpoints(printer: _Printer, model: terms.Model) -> list[str]:
         rows = []
         for entry in each.entries:
             paths = ", ".join(_path(path) for path in entry.paths)
-            steps = "".join(f" -> {printer.inline(step)}" for step in entry.steps)
-            rows.append((paths, f"{quoted(entry.file)}{steps}"))
+            file = [quoted(entry.file)] if entry.file else []
+            steps = [printer.inline(step) for step in entry.steps]
+            rows.append((paths, " -> ".join([*file, *steps])))
         body = indented("\n".join(aligned(rows)))
         source = printer.inline(each.source)
         groups.append(f"checkpoint {each.name} = {source} {{\n{body}\n}}")

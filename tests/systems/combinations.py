@@ -60,6 +60,7 @@ SCORES = parts(
     "linear -> gaussian(std = (x -> linear -> softplus) + 0.01)",
     "linear -> gumbel",
     "linear -> hide(0.1)",
+    "standardize -> linear",
 )
 # (gate, weigh): how scores become weights.
 GATES = [

@@ -144,6 +144,14 @@ def test_parameters_and_compilation(module) -> None:
         model.train(training)
         theirs = model(features.float(), task)
         torch.testing.assert_close(compiled_model(features.float(), task).logits, theirs.logits)
+    for run in (model.train(), compiled_model):
+        groups = module.begin(model, "new_expert", lr=0.1)
+        run(features.float(), task).logits.square().sum().backward()
+        grads = [part.grad.clone() for part in groups[0]["params"]]
+        if run is model:
+            wanted = grads
+    assert len(grads) == 3 and all(grad.any() for grad in grads)
+    torch.testing.assert_close(grads, wanted)
 
 
 def test_findings() -> None:

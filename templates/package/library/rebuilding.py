@@ -3,9 +3,11 @@
 Shapes: N rows, E autoencoders, D width, H width of a code.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def rebuild(
@@ -33,7 +35,47 @@ def relatedness(error_E: Tensor, error_new: Tensor) -> Tensor:
     """How near a new task is to each known one: 1 where nothing tells them apart.
 
     error_E are the mean distances of the known autoencoders, error_new that of the
-    task's own, all on rows of the new task that none was trained with. Above 0.85 it
-    may share the known one's expert; else it starts from a copy of it.
+    task's own, all on rows of the new task that none was trained with:
+    `-output.routing[...].logits_NE.mean(0)` where the score is minus the distance.
     """
     return 1 - (error_E - error_new) / error_new
+
+
+class Beginning(NamedTuple):
+    """Where the expert of a new task begins: at which expert, and how related.
+
+    keeps: near enough to learn without forgetting what that expert gave, else its
+    weights are only where training starts.
+    """
+
+    expert: int
+    relatedness: float
+    keeps: bool
+
+
+def choose_beginning(
+    error_E: Tensor, error_new: Tensor, threshold: float = 0.85
+) -> Beginning:
+    """The known expert that is most related to a new task; see `relatedness`."""
+    related, expert = relatedness(error_E, error_new).max(0)
+    return Beginning(expert.item(), related.item(), related.item() > threshold)
+
+
+@torch.no_grad()
+def copy_expert(experts: nn.Module, source: int, target: int) -> None:
+    """Let one of the experts of a bank begin as a copy of another."""
+    for weight in experts.parameters():
+        weight[target] = weight[source]
+
+
+def distillation(
+    logits_NX: Tensor, recorded_NX: Tensor, temperature: float = 2.0
+) -> Tensor:
+    """Learning without forgetting: how far outputs are from recorded ones.
+
+    recorded_NX is what the expert that a new one began at gave for the same rows
+    before training. The cross-entropy of softened outputs, mean over rows.
+    """
+    wanted_NX = (recorded_NX / temperature).softmax(1)
+    log_share_NX = (logits_NX / temperature).log_softmax(1)
+    return -(wanted_NX * log_share_NX).sum(1).mean()
