@@ -104,13 +104,17 @@ def made_up(graph: Graph) -> Weights:
 
 
 def joins_apart(graph: Graph) -> bool:
-    """Does one parameter of the module hold weights that a stage treats differently?"""
+    """Does one parameter of the module hold weights that a stage treats differently, or that start in different ways?"""
     found, _ = phases(graph)
-    modules = {path: one.module for path, one in graph.storage().items()}
-    for phase in found:
+    treated = [[group.weights for group in phase.groups] for phase in found]
+    for checkpoint in graph.model.checkpoints if graph.model is not None else ():
+        if is_native(checkpoint):
+            treated.append([dict.fromkeys(one.weights, 1) for one in fills(checkpoint, graph)[0]])
+    modules = {path: one.module for path, one in graph.storage().items()} if treated else {}
+    for groups in treated:
         seen: dict[str, list[int]] = {}
         for path, module in modules.items():
-            treated = [group.weights.get(path, 0) for group in phase.groups]
-            if seen.setdefault(module, treated) != treated:
+            own = [weights.get(path, 0) for weights in groups]
+            if seen.setdefault(module, own) != own:
                 return True
     return False

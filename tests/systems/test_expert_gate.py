@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import moedsl.pipeline
 from moedsl.ir.cost import cost
 from moedsl.source import Source
+from tests.agree import agree
 from tests.packages import SPECS, compiled, imported, package
 from tests.systems.small import codes, model_of
 
@@ -53,17 +54,15 @@ def test_each_row_teaches_the_gate_and_the_expert_of_its_task(module) -> None:
         losses.append(-(a * p.log() + (1 - a) * (1 - p).log()).sum())
         errors.append(torch.stack([((rebuilt(router, a, e).sigmoid() - a) ** 2).sum() for e in range(4)]))  # fmt: skip
     loss = torch.stack(losses).mean()
-    torch.testing.assert_close(output.logits, torch.stack(logits), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(output.losses["lifelong.reconstruction"], loss, rtol=1e-13, atol=0)
-    torch.testing.assert_close(output.routing["lifelong"].logits_NE, -torch.stack(errors))
+    agree(output.logits, torch.stack(logits), 1e-12, "expert_gate")
+    agree(output.losses["lifelong.reconstruction"], loss, 1e-13, "expert_gate")
+    agree(output.routing["lifelong"].logits_NE, -torch.stack(errors), 1e-12, "expert_gate")
     draw = torch.randn_like(output.logits)
     wanted = [features, *model.parameters()]
     ours = (output.logits * draw).sum() + output.losses["lifelong.reconstruction"]
     theirs = (torch.stack(logits) * draw).sum() + loss
-    for a, b in zip(
-        torch.autograd.grad(ours, wanted), torch.autograd.grad(theirs, wanted), strict=True
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+    found, expected = (torch.autograd.grad(each, wanted) for each in (ours, theirs))
+    agree(found, expected, 1e-11, "expert_gate", of="gradients")
 
 
 def test_the_gate_that_rebuilds_best_names_the_expert(module) -> None:

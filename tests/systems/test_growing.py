@@ -238,6 +238,20 @@ def test_entries_that_make_no_sense(entry: str, says: str) -> None:
     assert any(d.code == "E0604" and says in d.message for d in found), [d.message for d in found]
 
 
+def test_weights_that_start_apart_are_stored_apart() -> None:
+    own = "checkpoint older = native {{\n  experts.gate = grow(4)\n  experts.up = grow(4{})\n}}"
+    for like, names in (("", ["gate", "up"]), (", like = 0", ["gate", "up"])):
+        text = spec(
+            "gate = score -> softmax\nselect = top_k(2)",
+            "experts = 6 * swiglu(8)",
+            own.format(like),
+        )
+        result = moedsl.pipeline.compile(Source(text, "m.moe"))
+        assert all(
+            f'"layer.*.sparse.experts.{name}": Grow(4' in result.files["start.py"] for name in names
+        )
+
+
 def test_a_resolved_spec_says_it_again() -> None:
     text = spec(ROUTER, BANK.format(6), GROWN)
     once = moedsl.pipeline.check(Source(text, "m.moe"))

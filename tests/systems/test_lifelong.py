@@ -137,7 +137,7 @@ def test_a_gate_that_has_learned_nothing_yet_takes_rows_of_others(
     module_of(1).save_checkpoint(life.models[0], tmp_path)
     model = packages.model_class(module)().double()
     module.start_from_before(model, tmp_path)
-    strangers = 20 * torch.randn(40, WIDTH, dtype=torch.float64)
+    strangers = 20 * drawn(1, 40, WIDTH)
     chosen = model.eval()(strangers, torch.zeros(40, dtype=torch.long)).routing["lifelong"]
     assert (chosen.expert_NK == 1).any()
 
@@ -174,7 +174,7 @@ def test_relatedness_chooses_where_an_expert_begins(life: Life) -> None:
 def test_learning_without_forgetting_is_the_formula() -> None:
     """-sum y' log p', both softened by temperature 2; the recorded side has no gradient to give."""
     distillation = tool(module_of(1), "distillation")
-    logits, recorded = torch.randn(2, 5, 4, dtype=torch.float64)
+    logits, recorded = drawn(2, 2, 5, 4)
     logits.requires_grad_()
     wanted = torch.zeros((), dtype=torch.float64)
     for z, r in zip(logits, recorded, strict=True):
@@ -191,11 +191,40 @@ def test_learning_without_forgetting_is_the_formula() -> None:
     assert abs(distillation(logits, recorded, temperature=1.0) - wanted) > 1e-3
 
 
+def test_a_copy_with_outputs_for_all_tasks_need_not_forget() -> None:
+    """Classes 0 to 2 are of the task that the copied expert knows, 3 to 5 of the new one; each has a loss of its own."""
+    module = packages.package("expert_gate", (*SMALL, "tasks=2", "classes=6"))
+    distillation, copy_expert = tool(module, "distillation"), tool(module, "copy_expert")
+    features, label = rows(2, 8)
+    drift = []
+    for keeps in (True, False):
+        model = packages.model_class(module)().double()
+        with torch.no_grad():
+            for number, weight in enumerate(model.parameters()):
+                weight.copy_(0.4 * drawn(number, *weight.shape))
+        copy_expert(model.lifelong.experts, source=0, target=1)
+        recorded = model(features, label * 0).logits.detach()
+        optimizer = torch.optim.AdamW(module.begin(model, "new_expert", lr=0.02))
+        for _ in range(20):
+            logits = model(features, label * 0 + 1).logits
+            loss = F.cross_entropy(logits[:, 3:], label)
+            if keeps:
+                loss = loss + 10 * distillation(logits[:, :3], recorded[:, :3])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        now = model(features, label * 0 + 1).logits
+        drift.append((now[:, :3].softmax(1) - recorded[:, :3].softmax(1)).abs().mean().item())
+        assert F.cross_entropy(now[:, 3:], label) < F.cross_entropy(recorded[:, 3:], label)
+        assert torch.equal(model(features, label * 0).logits, recorded)
+    assert drift[0] < drift[1] / 3, drift
+
+
 def test_statistics_are_those_of_all_rows() -> None:
     module = module_of(1)
     model = packages.model_class(module)()
     place = model.lifelong.router.score_standardize
-    all_rows = torch.randn(50, WIDTH, dtype=torch.float64) * torch.rand(WIDTH) * 30 + 1000
+    all_rows = drawn(3, 50, WIDTH) * drawn(4, WIDTH).abs() * 30 + 1000
     all_rows[:, 3] = 7
     place.fit([all_rows[:1], all_rows[1:1], all_rows[1:20], all_rows[20:]])
     mean = all_rows.sum(0) / 50
@@ -223,7 +252,7 @@ IMAGE = """model m {
 
 def test_images_are_standardized_by_colour() -> None:
     model = packages.model_class(built(IMAGE))()
-    image = torch.rand(6, 3, 8, 8) * torch.tensor([1.0, 2, 3])[:, None, None]
+    image = drawn(5, 6, 3, 8, 8).float() * torch.tensor([1.0, 2, 3])[:, None, None]
     model.standardize.fit([image[:2], image[2:]])
     torch.testing.assert_close(model.standardize.mean.flatten(), image.mean((0, 2, 3)))
     given = packages.model_class(built(IMAGE.replace("standardize", "standardize(0.5, 0.25)")))()

@@ -96,8 +96,9 @@ def share(
     trains = trains_E.view(-1, *[1] * (weight.dim() - 1))
 
     def before(grad: Tensor) -> Tensor:
-        if all(member.grad is None for member in members.values()):
-            weight.grad = None  # the optimizer has cleared its own
+        for number, member in members.items():
+            if member.grad is None and weight.grad is not None:
+                weight.grad[number] = 0  # the optimizer has cleared it
         return grad.where(trains, 0)
 
     def after(weight: Tensor) -> None:
