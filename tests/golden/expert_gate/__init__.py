@@ -11,12 +11,14 @@ task has `--set tasks=1 --set before=none`.
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .model import ExpertGate, Output
+from .routing import Routing
 from .stages import STAGES, begin
 from .start import start_from_before
 
 __all__ = [
     "ExpertGate",
     "Output",
+    "Routing",
     "STAGES",
     "begin",
     "load_checkpoint",
