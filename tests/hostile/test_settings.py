@@ -26,7 +26,7 @@ from tests.hostile.answers import answered
 from tests.packages import SPECS, imported, model_class
 
 TINY = (SPECS / "tiny.moe").read_text()
-ROUNDS = int(os.environ.get("MOEDSL_ROUNDS", "600"))
+ROUNDS = int(os.environ.get("MOEDSL_ROUNDS", "300"))
 CHUNK = 100  # rounds of one test
 
 ATOMS = (

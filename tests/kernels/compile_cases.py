@@ -3,7 +3,7 @@
     python -m tests.kernels.compile_cases TARGET PACKAGE...
 
 prints one JSON line per kernel and target: registers, spills and shared memory, read from the binary.
-Run by test_compiled.py in a process of its own, since the interpreter must be off.
+Packages share most kernels: what has the same text and constants is compiled once. Run by test_compiled.py in a process of its own, since the interpreter must be off.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from types import ModuleType
 
 import torch
 import triton.backends.nvidia
+import triton.language
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -96,7 +97,7 @@ def step_rows(kernels: ModuleType, view: dict) -> None:
         kernels.expert_bias_backward(y, torch.zeros(4, dtype=torch.int32))
 
 
-def compiled(kernel: JITFunction, bound: dict, target: GPUTarget) -> dict:
+def compiled(kernel: JITFunction, bound: dict, target: GPUTarget, known: dict[str, dict]) -> dict:
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(kernel.params):
         value = bound[parameter.name]
@@ -107,11 +108,29 @@ def compiled(kernel: JITFunction, bound: dict, target: GPUTarget) -> dict:
             attributes[(i,)] = [["tt.divisibility", 16]]
         else:
             signature[parameter.name] = "i32"
-    source = ASTSource(kernel, signature, constants, attributes)
     options = {"num_warps": bound.get("num_warps", 4)}
-    binary = triton.compile(source, target=target, options=options)
-    usage = vector_usage(binary) if target.backend == "hip" else cubin_usage(binary)
-    return {"kernel": kernel.__name__, **usage, "shared": binary.metadata.shared}
+    key = repr((sources(kernel), signature, constants, options))
+    if key not in known:
+        source = ASTSource(kernel, signature, constants, attributes)
+        binary = triton.compile(source, target=target, options=options)
+        usage = vector_usage(binary) if target.backend == "hip" else cubin_usage(binary)
+        known[key] = usage | {"shared": binary.metadata.shared}
+    return {"kernel": kernel.__name__, **known[key]}
+
+
+def sources(kernel: JITFunction) -> dict[str, str]:
+    """The text of a kernel and of all that it calls or reads, by name."""
+    found, waiting = {kernel.__name__: kernel.src}, [kernel]
+    while waiting:
+        function = waiting.pop()
+        for name in sorted(set(re.findall(r"\w+", function.src)) - found.keys()):
+            value = function.fn.__globals__.get(name)
+            if isinstance(value, JITFunction):
+                found[name] = value.src
+                waiting.append(value)
+            elif isinstance(value, triton.language.constexpr):
+                found[name] = repr(value)
+    return found
 
 
 def vector_usage(binary: triton.compiler.CompiledKernel) -> dict[str, int]:
@@ -136,7 +155,8 @@ def cubin_usage(binary: triton.compiler.CompiledKernel) -> dict[str, int]:
 
 if __name__ == "__main__":
     target, *packages = sys.argv[1:]
+    known: dict[str, dict] = {}
     for package in packages:
         for kernel, bound in launches(Path(package)):
             line = {"package": Path(package).name, "target": target}
-            print(json.dumps(line | compiled(kernel, bound, TARGETS[target])))
+            print(json.dumps(line | compiled(kernel, bound, TARGETS[target], known)))

@@ -16,12 +16,28 @@ PACKAGES = sorted(path.parent for path in FOLDER.glob("*/view.json"))
 MIXTRAL = FOLDER / "moedsl_mixtral"
 
 
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+# bf16 arithmetic in the interpreter is wrong beyond doubt: these cases also prove that every load is cast first. What
+# follows the casts is the same for all, so that the narrow ones need no more than the hostile rows and some sequences.
+NARROW = ((7, 1), (33, 3))
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_agrees(package: Path, dtype: torch.dtype) -> None:
-    # bf16 arithmetic in the interpreter is wrong beyond doubt: these cases also prove that
-    # every load is cast first.
-    agree.check(package, dtype, "cpu")
+@DTYPES
+def test_routes(package: Path, dtype: torch.dtype) -> None:
+    agree.check_route(package, dtype, "cpu", agree.SHAPES if dtype is torch.float32 else NARROW)
+
+
+@pytest.mark.parametrize("package", agree.kinds_of_rows(PACKAGES), ids=lambda path: path.name)
+@DTYPES
+def test_rows(package: Path, dtype: torch.dtype) -> None:
+    agree.check_rows(package, dtype, "cpu")
+
+
+@pytest.mark.parametrize("package", agree.kinds_of_picks(PACKAGES), ids=lambda path: path.name)
+def test_room(package: Path) -> None:
+    if agree.load(package)[0]["columns"]:
+        agree.check_room(package, "cpu")
 
 
 @pytest.mark.parametrize("package", agree.kinds_of_picks(PACKAGES), ids=lambda path: path.name)

@@ -1,5 +1,5 @@
 """Mutated specs: the compiler never raises, never hangs, and always answers: a located diagnostic, or a package whose
-every file is Python that parses. 10,000 mutants by default, split over the specs; each has a seed of its own, so a
+every file is Python that parses. 4,000 mutants by default (MOEDSL_MUTANTS), split over the specs; each has a seed of its own, so a
 failure names the mutant that shows it again: `mutate(original, Random("moedsl tiny 17"))`."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from moedsl.source import Source
 from tests.packages import SPECS
 
 FILES = {path.name: path.read_text() for path in sorted(SPECS.glob("*.moe"))}
-TOTAL = int(os.environ.get("MOEDSL_MUTANTS", "10000"))
+TOTAL = int(os.environ.get("MOEDSL_MUTANTS", "4000"))
 SECONDS = 2.0
 NAMES = sorted(path.stem for path in SPECS.glob("*.moe"))
 EACH = TOTAL // len(NAMES)
