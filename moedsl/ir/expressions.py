@@ -167,13 +167,15 @@ def _takes(construct: Construct, x: Value) -> bool:
 
 
 def _is_stage(build: Builder, construct: type[Construct]) -> bool:
-    """Does a tensor go through it? A selection is one in a router's `select` only, a score in `scores`."""
+    """Does a tensor go through it? Some are one where they belong only: a selection in a router's `select`."""
     if construct.kind == "select":
         return build.frame.role == "select"
     if construct.kind == "score":
         return build.frame.role == "scores"
     if construct.kind == "correction":
         return build.frame.role == "choose"
+    if construct.kind == "estimator":
+        return build.frame.role == "estimator"
     return construct.lower is not declare.Construct.lower
 
 

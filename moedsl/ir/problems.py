@@ -19,6 +19,7 @@ _BELONGS = {
     "loss": "a mixture declares its losses: `loss = {}`",
     "score": "it is where the `scores` of an attention begin",
     "select": "it is what a router's `select` is made of",
+    "estimator": "a router names its estimator: `estimator = {}`",
     "step": 'it is a step of a checkpoint\'s entry: `path = "name" -> {}`',
     "input": "a model declares its inputs: `input tokens = {}`",
     "checkpoint": "a model declares its checkpoints: `checkpoint hub = {} {{ ... }}`",

@@ -218,7 +218,8 @@ def _weigh(
             weight = build.role("weigh", router.weigh, x, choices, name="weight")
     _is_kept(build, router, weight, asked)
     if weight not in build.bad:
-        weight = build.apply(router.estimator, weight)
+        with build.at("estimator", role="estimator"):
+            weight = build.apply(router.estimator, weight)
     if build.last(expert).loose and weight not in build.bad:
         weight = build.op(ops.WithoutAbsent(choices=choices), weight, expert, name="weight")
     return weight

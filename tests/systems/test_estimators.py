@@ -323,3 +323,11 @@ def test_temperature_before_a_draw() -> None:
     torch.manual_seed(0)
     expert = router_of(text)(rows()).expert_NK[:, 0]
     assert (expert == rows().argmax(1)).double().mean() < 0.3, "flat: nearly any of the six"
+
+
+@pytest.mark.parametrize("estimator", ("exact", "heun", "straight_through"))
+def test_an_estimator_stands_in_a_router_only(estimator: str) -> None:
+    text = spec("score = linear\nselect = top_k(2)").replace(
+        "-> last ->", f"-> last -> {estimator} ->"
+    )
+    assert codes(text) == ["E0211"]
