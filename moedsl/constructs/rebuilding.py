@@ -47,8 +47,8 @@ class Reconstruction(Loss):
     """Teaches autoencoders to rebuild what they know: the cross-entropy between what the one that the label names
     rebuilds and what came in, summed over channels, mean over tokens.
 
-    They are those of the router's `score`. No other autoencoder gets a gradient: with plain gradient descent, or an
-    optimizer that begins anew and decays no weights, tasks learned before stay as they are.
+    They are those of the router's `score`. No other autoencoder gets a gradient. For tasks learned before to stay as they
+    are whatever the optimizer does, a stage trains the newest alone: `train = router[2]`.
     """
 
     source = "Aljundi et al., 2017, section 3.1; rahafaljundi/Expert-Gate"

@@ -257,3 +257,18 @@ def test_a_resolved_spec_says_it_again() -> None:
     once = moedsl.pipeline.check(Source(text, "m.moe"))
     again = moedsl.pipeline.check(Source(dump_model(once.model), "m.moe"))
     assert again.ok and again.model.checkpoints[0].entries[0].steps[0].construct == "grow"
+
+
+@pytest.mark.parametrize(
+    ("train", "left"),
+    [
+        ("experts[4] + experts[5] + router[4] + router[5]", ""),
+        ("router + experts[5]", "sparse.experts.rms (1 of 6)"),
+        ("experts[0] + router", "sparse.experts.rms (2 of 6)"),
+    ],
+)
+def test_what_an_earlier_model_has_trained_needs_no_stage(train: str, left: str) -> None:
+    text = spec(ROUTER, BANK.format(6), f"{GROWN}\nstage newest {{ train = {train} }}")
+    found = moedsl.pipeline.check(Source(text, "m.moe")).diagnostics
+    assert [d.code for d in found] == (["W1004"] if left else [])
+    assert all(left in d.message for d in found)

@@ -54,7 +54,8 @@ def begin(model: nn.Module, stage: str, lr: float) -> list[dict[str, Any]]:
     Returns the groups of weights with their learning rates, as optimizers take them.
     Where some members of a weight train, each is a parameter of its own there, in the
     memory of the weight. No optimizer knows the others, so no decay and no momentum
-    moves them. The model is on its device before, and `optimizer.zero_grad()` clears.
+    moves them. The model is on its device before, and `optimizer.zero_grad()` clears;
+    DistributedDataParallel goes without `gradient_as_bucket_view`.
     ValueError if there is no such stage.
     """
     if stage not in STAGES:
