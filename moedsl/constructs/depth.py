@@ -177,15 +177,11 @@ class Recur(Serving):
 
     def check(self, at: Any, sink: Any) -> None:
         if self.router == "none":
-            said = [name for name in ("rounds",) if name in at.given]
+            said = [name for name in ("rounds",) if getattr(self, name) != "none"]
             if not self.keep or said:
                 _undecided(sink, at, said)
             return
-        said = [
-            name
-            for name in _OF_RANKS
-            if name in at.given and getattr(self, name) not in ("none", ())
-        ]
+        said = [name for name in _OF_RANKS if not _is_default(getattr(self, name))]
         if said or self.rounds == "none":
             _undecided(sink, at, said, by_router=True)
 
@@ -202,6 +198,16 @@ class Recur(Serving):
 
 # What is said about rounds that rank tokens.
 _OF_RANKS = ("keep", "score", "gate", "decode", "lookahead")
+
+
+def _is_default(value: Any) -> bool:
+    """Whether nothing was said; a resolved spec has defaults written out."""
+    match value:
+        case terms.Recipe(construct="linear", settings=settings):
+            return settings == (("width", terms.Word("fitting")), ("bias", terms.Word("false")))
+        case terms.Apply(terms.Recipe(construct="sigmoid"), (terms.Tensor("score"),)):
+            return True
+    return value in ("none", (), "refused")
 
 
 def _undecided(sink: Any, at: Any, said: list[str], by_router: bool = False) -> None:

@@ -202,6 +202,7 @@ def test_who_decides_is_said_once():
     assert codes(spec(DEPTHS.replace("router = depths\n", ""))) == ["E0426"]
     assert codes(spec(DEPTHS.replace("adds", "keep = [top(50%)]\n    adds"))) == ["E0426"]
     assert codes(spec(DEPTHS.replace("adds", "decode = above(50%)\n    adds"))) == ["E0426"]
+    assert codes(spec(DEPTHS.replace("adds", "score = linear(4) -> linear\n    adds"))) == ["E0426"]
     assert codes(spec("block rounds = recur(layer) {}")) == ["E0426"]
     assert codes(spec(DEPTHS.replace("top_k(1)", "top_k(2)"))) == ["E0427"]
     assert codes(spec(DEPTHS.replace("top_k(1)", "positive"))) == ["E0427"]

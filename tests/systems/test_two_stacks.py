@@ -199,28 +199,95 @@ def test_expert_choice_generates():
 # --- experts in attention -------------------------------------------------------------------------
 
 
-def test_projections_are_mixtures_in_both_stacks():
-    projections = "expert_projection.experts=4 * linear"
-    _, model = made("switch_attention", projections, "top1.capacity=none")
+BANKS = (
+    "own.inside.experts=4 * (linear(20) -> relu)",
+    "own.asking.experts=4 * linear(12)",
+    "own.told.experts=4 * linear(12)",
+    "cross.heads=2",
+    "cross.head_dim=6",
+    "top1.score=float32 -> linear",
+    "top1.capacity=phase(train = room(0.8, round = down, least = 1), decode = none)",
+)
+
+
+def bias(table, length: int, causal: bool):
+    """T5's numbers for each head and distance, [H, T, T]; all distances here are short enough to have their own."""
+    ahead = torch.arange(length) - torch.arange(length)[:, None]
+    bucket = (-ahead).clamp_min(0) if causal else ahead.abs() + 16 * (ahead > 0)
+    return table[bucket].permute(2, 0, 1)
+
+
+def experts_in_attention(own, table, x, causal: bool):
+    """mesh_tensorflow ExpertsSelfAttention with ExpertsAttentionParams: one decision and one hidden vector; from it the
+    query, and one tensor for keys and values, each times the gate; nothing where an expert has no room left."""
+    batch, length, _ = x.shape
+    share = (x @ own.deciding.score.weight.T).softmax(-1)
+    room, used, dropped = int(0.8 * batch * length / 4), [0] * 4, 0
+    asked, told = (torch.zeros(batch, length, 12, dtype=x.dtype) for _ in range(2))
+    for b in range(batch):
+        for t in range(length):
+            expert = int(share[b, t].argmax())
+            used[expert] += 1
+            if used[expert] > room:
+                dropped += 1
+                continue
+            hidden = (own.inside.experts.linear[expert] @ x[b, t]).relu()
+            for given, bank in ((asked, own.q), (told, own.told)):
+                given[b, t] = share[b, t, expert] * (bank.experts.linear[expert] @ hidden)
+    q, kv = (given.unflatten(-1, (2, 6)) for given in (asked, told))
+    score = torch.einsum("bthc,bshc->bhts", q, kv) * 6**-0.5 + bias(table, length, causal)
+    if causal:
+        later = torch.ones(length, length).triu(1).bool()
+        score = score.masked_fill(later, -torch.inf)
+    mixed = torch.einsum("bhts,bshc->bthc", score.softmax(-1), kv)
+    return mixed.flatten(-2) @ own.o.weight.T, dropped
+
+
+@pytest.mark.parametrize("causal", (False, True), ids=("encoder", "decoder"))
+def test_one_decision_makes_queries_and_what_is_read(causal):
+    _, model = made("switch_attention", *BANKS)
+    model = model.double().train()
+    own = model.decode[0].own_causal if causal else model.encode[0].own
+    near = (model.near_causal if causal else model.near).weight.detach()
+    x = torch.randn(3, 7, 16, dtype=torch.float64)
+    rows = bias(near, 7, causal)
+    seen = torch.ones(7, 7).tril().bool()[None, None] if causal else None
+    got, routing = own(x, seen, None, rows, None)
+    wanted, dropped = experts_in_attention(own, near, x, causal)
+    assert dropped == (routing.expert_NK == 4).sum() > 1
+    agree(got, wanted, 1e-12, "switch_attention")
+    direction = torch.randn_like(got)
+    weights = list(own.parameters())
+    agree(
+        torch.autograd.grad((got * direction).sum(), weights),
+        torch.autograd.grad((wanted * direction).sum(), weights),
+        1e-12,
+        "switch_attention",
+        of="gradients",
+    )
+
+
+def test_experts_in_both_stacks():
+    """One decision for each self-attention, and one loss over all of them; a cache gives what the whole gives."""
+    module, model = made("switch_attention", *BANKS, "top1.capacity=none", encoder="dense")
     ids, tokens, mask = batch()
-    own = model.encode[0].own
-    x = torch.randn(2, 5, 16)
-    got, routing = own.q(x, None)
-    share = F.linear(x, own.q.router.score.weight).softmax(-1)
-    best, expert = share.max(-1)
-    wanted = torch.einsum("btd,btod->bto", x, own.q.experts.linear[expert]) * best[..., None]
-    agree(got, wanted, 1e-5, "switch_attention")
-    assert torch.equal(routing.expert_NK.view(2, 5), expert)
     output = model(ids, tokens, source_mask=mask)
-    assert {"encode.0.own.q", "decode.1.own_causal.v", "decode.0.cross.k"} <= output.routing.keys()
+    assert {"encode.0.own.pick", "decode.1.own_causal.pick"} <= output.routing.keys()
+    assert not any("cross" in name for name in output.routing)
+    assert "deciding.balance" in output.losses
     (output.logits.square().sum() + sum(output.losses.values())).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    cache = module.Cache()
+    steps = [model(ids, part, source_mask=mask, cache=cache) for part in tokens.split(4, 1)]
+    logits = torch.cat([step.logits for step in steps], 1)
+    torch.testing.assert_close(logits, output.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_cache_keeps_of_projected_memory():
     """Keys and values of the memory, and who made them, are there in every step."""
-    projections = "expert_projection.experts=4 * linear"
-    module, model = made("switch_attention", projections, "top1.capacity=none")
+    bank = "moe(router = top1, experts = 4 * linear)"
+    across = [f"cross.{role}={bank}" for role in "qkv"]
+    module, model = made("switch_attention", *BANKS, *across, "top1.capacity=none")
     ids, tokens, mask = batch()
     whole = model(ids, tokens, source_mask=mask)
     cache = module.Cache()

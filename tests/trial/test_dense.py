@@ -20,6 +20,7 @@ WITHOUT = {
     "jetmoe_8b",
     "lory",
     "moeut_small",
+    "switch_attention",
     "switch_attention_lm",
     "switch_head",
 }
