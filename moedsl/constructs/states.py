@@ -56,6 +56,7 @@ class Stateful(Construct):
     """What numbers with state share that stand where a plain number may: a loss's coefficient."""
 
     abstract: ClassVar[bool] = True
+    by_choices: ClassVar[bool] = False  # does it go by how many choices a token has?
     kind = "number"
 
     def state(self) -> ops.Coefficient:
@@ -70,6 +71,7 @@ class Sparsity(Stateful):
     the optimizer, `model.adapt` multiplies or divides the number by `factor`. It stays in float32.
     """
 
+    by_choices: ClassVar[bool] = True
     source = "Wang et al., 2024 (ReMoE), section 3.2; thu-ml/ReMoE training.py"
     target = Number(
         low=0, high=1, positional=True, doc="the share of choices left out: `1 - 1 / choices`"

@@ -41,9 +41,11 @@ def lower_balancing(build: Builder, one: Balancing) -> Value:
         first=first,
         count=count if count != choices.size else 0,
         picks=0.0 if one.picks == "even" else float(one.picks),
+        heads=build.frame.heads,
     )
+    rows = [] if build.frame.heads is None else [build.scope["x"]]
     with build.outermost():
-        return build.op(op, place="bias")
+        return build.op(op, *rows, place="bias")
 
 
 def follows_load(router: terms.Recipe) -> bool:

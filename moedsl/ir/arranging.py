@@ -187,9 +187,22 @@ def numbered(build: Builder, expert: Value, heads: Dim, choices: Dim) -> Value:
     return build.op(op, expert, name="expert")
 
 
-def merged_rows(build: Builder, value: Value, heads: Dim, name: str) -> Value:
+def counted_through(build: Builder, expert: Value, heads: Dim, choices: Dim) -> Value:
+    """Picks of each head, [M, K], by their numbers among the choices of all heads."""
+    op = ops.CountThrough(heads=heads, choices=choices.size or 0)
+    return build.op(op, expert, name="line")
+
+
+def own(build: Builder, expert: Value, heads: Dim, choices: Dim) -> Value:
+    """And back: by their numbers among those of the head."""
+    return build.op(ops.OwnChoices(heads=heads, choices=choices.size or 0), expert, name="own")
+
+
+def merged_rows(
+    build: Builder, value: Value, heads: Dim, name: str, last: Dim | None = None
+) -> Value:
     """[M, X] as [N, H * X]."""
-    op = ops.MergeHeadRows(rows=ROWS, heads=heads, total=_times(heads, build.last(value)))
+    op = ops.MergeHeadRows(rows=ROWS, heads=heads, total=_times(heads, last or build.last(value)))
     return build.op(op, value, name=name)
 
 
@@ -205,6 +218,8 @@ def check_by_head(build: Builder, router: terms.Recipe, routing: Value) -> None:
     )
     opened = next(i for i, node in enumerate(unit.nodes) if isinstance(node.op, ops.HeadRows))
     for node in unit.nodes[opened:]:
+        if getattr(node.op, "by_head", False):
+            continue
         if node.op.parameters() or node.op.sees != "row":
             build.sink.error(
                 "E0431",

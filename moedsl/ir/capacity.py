@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moedsl.constructs.capacity import Next, Room, Slots, Tokens
 from moedsl.constructs.registry import construct_of
 from moedsl.frozen import frozen
-from moedsl.ir import ops
+from moedsl.ir import arranging, ops
 from moedsl.ir.graph import Dim, Value
 from moedsl.ir.kinds import span_of_kinds
 from moedsl.ir.ops_capacity import Rule
@@ -175,19 +175,26 @@ def lookahead(router: Router) -> str:
     return "capacity = none" if all(isinstance(one, terms.Word) for one in limits) else ""
 
 
-def serve(build: Builder, router: Router, picked: Value, choices: Dim) -> Served:
-    """The picks that find room."""
-    kept = build.last(picked)
+def serve(build: Builder, router: Router, picked: Value, choices: Dim, rows: Value) -> Served:
+    """The picks that find room. Where heads decide, each head of a token is a row, room is that of a head's own
+    experts in so many tokens, and what is served is counted through all heads. `rows`: those of tokens."""
+    kept, heads = build.last(picked), build.frame.heads
     picks, among = kept.size or 1, choices.size or 1
     if is_by_kind(router):
         return _serve_kinds(build, router, picked, among)
-    size = group_size(build, router, picked)
+    group = size = group_size(build, router, picked if heads is None else rows)
     room = slots(build, router.capacity, size, picks, among)
-    real = ops.real_rows(build, picked)
+    real, line, total = ops.real_rows(build, rows), picked, among
+    if heads is not None:
+        line = arranging.counted_through(build, picked, heads, choices)
+        real = build.op(ops.RealHeadRows(heads=heads), real, name="real")
+        group = build.op(ops.HeadGroup(heads=heads), size)
+        total = among * (heads.size or 1)
     op = ops.Serve(
         priority=router.priority,
-        choices=among,
+        choices=total,
         picks=picks,
+        heads=0 if heads is None else heads.size or 1,
         mean=_mean(router, kept, among),
         lookahead=lookahead(router),
         roomy=has_room_for_all(router, picks, among),
@@ -197,13 +204,13 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim) -> Served
         fill = "0" if kept.loose else None
         gate = [build.op(ops.Gather(fill=fill), build.scope["gate"], picked, name="gate")]
     build.spans.append(router.recipe.origin("capacity"))
-    served = build.op(op, picked, size, room, real, *gate, name="served")
+    served = build.op(op, line, group, room, real, *gate, name="served")
     build.spans.pop()
     if may_fall_short(router):
-        limit = ops.SlotRows(choices=among)
-        build.bind("rows", build.op(limit, picked, size, room, name="rows"))
+        limit = ops.SlotRows(choices=total)
+        build.bind("rows", build.op(limit, line, group, room, name="rows"))
     if isinstance(router.overflow, terms.Recipe):
-        return _next(build, router, picked, served, (size, room, real), among)
+        return _next(build, router, picked, line, served, (group, room, real), choices)
     return Served(picked, served)
 
 
@@ -274,11 +281,12 @@ def _next(
     build: Builder,
     router: Router,
     picked: Value,
+    line: Value,
     served: Value,
     room: tuple[Value, Value, Value],
-    choices: int,
+    choices: Dim,
 ) -> Served:
-    overflow = router.overflow
+    overflow, heads = router.overflow, build.frame.heads
     assert isinstance(overflow, terms.Recipe)
     construct = construct_of(overflow)
     maker = next((n for n in build.frame.unit.nodes if picked in n.outputs), None)
@@ -293,13 +301,20 @@ def _next(
         return Served(picked, build.poison(served))
     kept = maker.op.kept.size or 1
     rounds = construct.rounds if isinstance(construct, Next) else 1
-    more = min(rounds, choices - kept)
+    more = min(rounds, (choices.size or 1) - kept)
     if more < 1:
         return Served(picked, served)
     further = build.op(ops.Further(kept=kept, more=more), maker.inputs[0], name="further")
-    op = ops.NextBest(choices=choices, lookahead=lookahead(router))
+    count = heads.size or 1 if heads is not None else 0
+    if heads is not None:
+        further = arranging.counted_through(build, further, heads, choices)
+    op = ops.NextBest(
+        choices=(choices.size or 1) * max(1, count), heads=count, lookahead=lookahead(router)
+    )
     build.spans.append(overflow.span)
     names = ("asked", "served")
-    asked, expert = build.many(op, served, picked, further, *room, names=names)
+    asked, expert = build.many(op, served, line, further, *room, names=names)
     build.spans.pop()
+    if heads is not None:
+        asked = arranging.own(build, asked, heads, choices)
     return Served(asked, expert)

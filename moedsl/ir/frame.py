@@ -38,6 +38,7 @@ class Frame:
     met: str = "grouped"
     mixtures: Sequence[terms.Recipe] = ()
     kinds: tuple[Choices, ...] = ()  # of the bank that a router chooses from
+    heads: Dim | None = None  # those that a router decides for
     ambients: dict[Op, Value] = field(default_factory=dict)
     stacked: set[str] = field(default_factory=set)  # tied layers that stand in a stack
     before: dict[tuple[str, Dim], Before] = field(default_factory=dict)  # who decided last

@@ -164,6 +164,9 @@ def _add(
 ) -> None:
     loss = construct_of(recipe)
     assert isinstance(loss, Loss)
+    if _counts_heads(loss, homes):
+        _report_heads(build, recipe)
+        return
     common: dict[str, Any] = {
         "loss": label,
         "function": _function(label),
@@ -205,6 +208,15 @@ def _add(
     if op.adapts:
         node.place = node.path = op.function
     root.nodes.append(node)
+
+
+def _counts_heads(loss: Loss, homes: list[Decided]) -> bool:
+    """Is its coefficient moved by a share of choices, where a token has choices for each head?"""
+    if not isinstance(loss.coefficient, terms.Recipe):
+        return False
+    stateful = construct_of(loss.coefficient)
+    by_choices = isinstance(stateful, Stateful) and stateful.by_choices
+    return by_choices and any(one.choices.split for one in homes)
 
 
 def _coefficient(loss: Loss) -> dict[str, Any]:
@@ -300,6 +312,15 @@ def _buckets(
         sizes.append(size)
         at += size
     return tuple(sizes)
+
+
+def _report_heads(build: Builder, recipe: terms.Recipe) -> None:
+    build.sink.error(
+        "E0208",
+        "a coefficient that follows how many choices a token leaves out is not yet one for decisions of heads",
+        recipe.origin("coefficient"),
+        help="write a plain coefficient, or `ramp(0, 0.01, steps = 1000)`",
+    )
 
 
 def _report_two_states(build: Builder, recipe: terms.Recipe) -> None:

@@ -100,7 +100,8 @@ class MergeHeadRows(Op):
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return f"{{0}}.view(-1, {self.total.size})"
+        view = "reshape" if self.total.loose else "view"  # what was served may stand in any order
+        return f"{{0}}.{view}(-1, {self.total.size})"
 
     @property
     def spread(self) -> Fraction:
@@ -131,6 +132,46 @@ class NumberByHead(Op):
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (TensorType((self.rows, self.total), "int"),)
+
+
+@frozen(kw_only=True)
+class CountThrough(Op):
+    """expert_MK -> the same, choices of all heads counted through."""
+
+    heads: Dim
+    choices: int
+    imports: ClassVar[tuple[str, ...]] = (".arranging:count_through",)
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"count_through({{0}}, {self.heads.size}, {self.choices})"
+
+
+@frozen(kw_only=True)
+class OwnChoices(Op):
+    """expert_MK counted through all heads -> the choices of each head from 0 on, absent ones E."""
+
+    heads: Dim
+    choices: int
+    imports: ClassVar[tuple[str, ...]] = (".arranging:own_choices",)
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"own_choices({{0}}, {self.heads.size}, {self.choices})"
+
+
+@frozen(kw_only=True)
+class HeadGroup(Op):
+    """How many tokens share room -> how many rows they are, one for each head."""
+
+    heads: Dim
+    carries: ClassVar[tuple[int, ...] | None] = ()
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"{self.heads.size} * {{0}}"
 
 
 @frozen(kw_only=True)

@@ -174,10 +174,15 @@ class Serve(Op):
     mean: Fraction | None = None
     lookahead: str = ""
     picks: int = 1
+    heads: int = 0  # those whose rows and choices these are; 0: a token's
     roomy: bool = False
     carries: ClassVar[tuple[int, ...] | None] = ()
     causal_form: ClassVar[str] = "priority = first_come"
     couples: ClassVar[str] = "capacity"
+
+    @property
+    def by_head(self) -> bool:
+        return self.heads > 0
 
     @property
     def least(self) -> int | None:
@@ -253,6 +258,7 @@ class NextBest(Op):
     with what it did not get absent."""
 
     choices: int
+    heads: int = 0
     lookahead: str = ""
     code: ClassVar[str] = "serve_next({0}, {1}, {2}, {choices}, {3}, {4}, {5})"
     imports: ClassVar[tuple[str, ...]] = (".capacity:serve_next",)
@@ -261,6 +267,10 @@ class NextBest(Op):
     sees: ClassVar[str] = "all"
     causal_form: ClassVar[str] = "overflow = drop"
     couples: ClassVar[str] = "capacity"
+
+    @property
+    def by_head(self) -> bool:
+        return self.heads > 0
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return inputs[1], inputs[0]

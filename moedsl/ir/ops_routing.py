@@ -167,7 +167,9 @@ class Statistic(Op):
     """
 
     which: str  # choices | first | probability | z | entropy | weight | gate | clean | load | visits | tokens
-    form: str = "given"  # probability: given (sums to 1) | softmax (of logits) | normalize
+    form: str = (
+        "given"  # probability: given (sums to 1) | softmax (of logits) | normalize; clean: made
+    )
     per_sequence: bool = False
     loose: bool = False  # picks may be absent
     kept: int = 0  # of a load: how many are kept
@@ -175,6 +177,7 @@ class Statistic(Op):
     bar: str = ""  # of a load: others | last, or nothing where there is no noise
     std: float | None = None  # of a load's noise; None: computed
     devices: int = 0  # visits: of how many, on which the choices stand in order
+    merged: int = 0  # of a load: the choices of all heads, where heads decide
     every: int = 0  # first: each so many picks belong to a head, whose first one counts
 
     @property
@@ -196,7 +199,7 @@ class Statistic(Op):
                 value = "torch.zeros_like({0}[:, :1])"
                 if self.form != "none":
                     value = "cross_entropies({0}, {1}, {2})"
-            case "clean":
+            case "clean" if self.form != "made":
                 value = "{0}.softmax(-1)"
             case "load" if not self.bar:
                 value = f"count_largest({{0}}, {self.kept})"
@@ -217,6 +220,8 @@ class Statistic(Op):
                 value = self._distribution
             case "tokens":
                 return f"count_tokens({{0}}, {rest})"
+        if self.merged:
+            value = f"{value}.view(-1, {self.merged})"
         squeeze = ".squeeze(1)" if self.which in ("entropy", "rebuilt") else ""
         return f"segment_sum({value}, {rest}){squeeze}"
 

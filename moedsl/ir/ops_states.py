@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, Parameter, TensorType, Value
+from moedsl.ir.ops_arranging import HEAD_ROWS
 from moedsl.ir.ops_base import Op, Type, dims_of, number
 from moedsl.ir.shapes import is_image
 
@@ -21,7 +22,7 @@ class StateOp(Op):
 @frozen(kw_only=True)
 class Correction(StateOp):
     """One number for each choice, [E]. `first` and `count` are the choices that adapt (`count` 0: all), `picks` how
-    many of them a token should take (0: even)."""
+    many of them a token should take (0: even). With `heads`, of rows x_ND: one for each choice of each head, [M, E]."""
 
     choices: Dim
     rate: float
@@ -29,7 +30,23 @@ class Correction(StateOp):
     first: int = 0
     count: int = 0
     picks: float = 0.0
-    code: ClassVar[str] = "{self}.value_E"
+    heads: Dim | None = None
+
+    @property
+    def by_head(self) -> bool:
+        return self.heads is not None
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        if self.heads is None:
+            return "{self}.value_E"
+        sizes = f"{self.heads.size}, {self.choices.size}"
+        return f"{{self}}.value_E.view({sizes}).repeat({{0}}.shape[0], 1)"
+
+    @property
+    def _numbers(self) -> int:
+        each = self.choices.size or 0
+        return each if self.heads is None else each * (self.heads.size or 1)
 
     @property
     def _class(self) -> str:
@@ -40,17 +57,18 @@ class Correction(StateOp):
         return (f".adapting:{self._class}",)
 
     def parameters(self) -> tuple[Parameter, ...]:
-        shape = (self.choices.size or 0,)
+        shape = (self._numbers,)
         state = {"trainable": False, "buffer": True, "choices": self.choices.is_choices}
         return (Parameter("value_E", shape, "zeros", 0.0, **state),)
 
     def module(self) -> str:
         more = f", among=({self.first}, {self.first + self.count})" if self.count else ""
         more += f", picks={number(self.picks)}" if self.picks else ""
-        return f"{self._class}({self.choices.size}, rate={self.rate!r}{more})"
+        return f"{self._class}({self._numbers}, rate={self.rate!r}{more})"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (TensorType((self.choices,), "float32"),)
+        dims = (self.choices,) if self.heads is None else (HEAD_ROWS, self.choices)
+        return (TensorType(dims, "float32"),)
 
 
 @frozen(kw_only=True)

@@ -71,10 +71,16 @@ def wanted_of(router: terms.Recipe, losses: Iterable[terms.Recipe]) -> Wanted:
 
 
 def statistics(
-    build: Builder, wanted: Wanted, picks: Picks, counted: Value, logits: Value, gate: Value
+    build: Builder,
+    wanted: Wanted,
+    picks: Picks,
+    counted: Value,
+    own: Value,
+    logits: Value,
+    gate: Value,
 ) -> list[Value]:
-    """`counted`: the picks that losses count. Of decisions for each head every head of a token counts as a row;
-    `logits` and `gate` have one for each."""
+    """`counted`: the picks that losses count. Of decisions for each head every head of a token counts as a row, and
+    every choice of a head as one of its own; `own`, `logits` and `gate` have a row for each."""
     if not wanted.statistics or {picks.expert, picks.weight, logits, gate} & build.bad:
         return []
     many, heads, expert = wanted.per_sequence, wanted.heads, counted
@@ -97,8 +103,6 @@ def statistics(
             size = picks.choices.size or 0
             op = ops.Statistic(which=which, per_sequence=many, choices=size)
             found.append(build.op(op, picks.weight, picks.expert, *by_token))
-        elif which in ("gate", "clean", "load") and heads is not None:
-            _not_by_head(build, which)
         elif which == "visits":
             size, devices = picks.choices.size or 0, wanted.devices
             op = ops.Statistic(which=which, per_sequence=many, choices=size, devices=devices)
@@ -107,11 +111,15 @@ def statistics(
             op, values = _rebuilt(build, wanted, logits)
             found.append(build.op(op, *values, *by_token))
         elif which == "load":
-            op, values = _load(build, wanted, expert)
-            found.append(build.op(op, *values, *ends))
+            op, values = _load(build, wanted, own)
+            found.append(build.op(op, *values, *by_token))
         elif which in ("gate", "clean"):
-            value = gate if which == "gate" else _noise(build)[0]
-            found.append(build.op(ops.Statistic(which=which, per_sequence=many), value, *ends))
+            form, value = "given", gate if which == "gate" else _noise(build)[0]
+            if heads is not None:
+                form = "softmax" if which == "clean" else form
+                form, value = "made", _probability_of_heads(build, form, value, heads)
+            op = ops.Statistic(which=which, form=form, per_sequence=many)
+            found.append(build.op(op, value, *by_token))
         elif which == "z":
             found.append(
                 build.op(ops.Statistic(which=which, per_sequence=many), build.scope["score"], *ends)
@@ -138,25 +146,24 @@ def _probability_of_heads(build: Builder, form: str, value: Value, heads: Dim) -
     return arranging.merged_rows(build, value, heads, "probability")
 
 
-def _not_by_head(build: Builder, which: str) -> None:
-    build.sink.error(
-        "E0208",
-        f"losses over the {which} of decisions for each head are not yet in this compiler",
-        build.frame.unit.span,
-        help="`balance`, `importance`, `entropy` and `z` are",
-    )
-
-
 def _noise(build: Builder) -> tuple[Value, Node | None]:
     """The score before its last noise, and that noise if there is one."""
     score = value = build.scope["score"]
     while (maker := build.frame.unit.producer(value)) is not None:
         if isinstance(maker.op, ops.Noise) and maker.op.form == "gaussian":
-            return wide(build, maker.inputs[0]), maker
-        if not isinstance(maker.op, ops.Cast):
+            return _of_heads(build, wide(build, maker.inputs[0])), maker
+        if not isinstance(maker.op, ops.Cast | ops.HeadRows):
             break
         value = maker.inputs[0]
     return score, None
+
+
+def _of_heads(build: Builder, value: Value) -> Value:
+    """What there is for each choice of a token, for each head that decides."""
+    heads = build.frame.heads
+    if heads is None:
+        return value
+    return arranging.logits_by_head(build, value, heads, build.last(build.scope["score"]))
 
 
 def _rebuilt(
@@ -189,7 +196,8 @@ def _load(build: Builder, wanted: Wanted, expert: Value) -> tuple[ops.Statistic,
     picked = build.frame.unit.producer(expert)
     is_top = picked is not None and isinstance(picked.op, ops.TopK)
     kept = build.last(expert).size or 0
-    many = wanted.per_sequence
+    many, heads = wanted.per_sequence, wanted.heads
+    merged = 0 if heads is None else (heads.size or 1) * (build.last(clean).size or 0)
     if wanted.bar and (noise is None or not is_top):
         what = "noise in the score" if noise is None else "the largest k of the score kept"
         build.sink.error(
@@ -200,12 +208,15 @@ def _load(build: Builder, wanted: Wanted, expert: Value) -> tuple[ops.Statistic,
             help="`score = linear -> gaussian(1 / choices)`, and `select = top_k(2)`",
         )
     if not wanted.bar or noise is None:
-        op = ops.Statistic(which="load", per_sequence=many, kept=kept)
+        op = ops.Statistic(which="load", per_sequence=many, kept=kept, merged=merged)
         return op, (build.scope["score"],)
     assert isinstance(noise.op, ops.Noise)
     std = None if noise.op.learned else noise.op.amount
-    op = ops.Statistic(which="load", per_sequence=many, kept=kept, bar=wanted.bar, std=std)
-    return op, (clean, build.scope["score"], *noise.inputs[1:])
+    op = ops.Statistic(
+        which="load", per_sequence=many, kept=kept, bar=wanted.bar, std=std, merged=merged
+    )
+    given = [_of_heads(build, value) for value in noise.inputs[1:]]
+    return op, (clean, build.scope["score"], *given)
 
 
 def _probability(build: Builder, wanted: Wanted, gate: Value) -> tuple[str, Value]:

@@ -135,9 +135,10 @@ def _dropped(
     """Of the picks of a kind, as if it were alone in its popularity."""
     shares = []
     for use in (uniform, zipf):
-        chances, picks = use(serve.picks, serve.choices), float(serve.picks)
+        choices = serve.choices // max(1, serve.heads)  # of a head, if heads decide
+        chances, picks = use(serve.picks, choices), float(serve.picks)
         if kind is not None:
-            picks = serve.picks * kind.count / serve.choices
+            picks = serve.picks * kind.count / choices
             chances = [picks / kind.count] * kind.count if use is uniform else _zipf(picks, kind)
         shares.append(dropped(group, picks, room, chances))
     return shares[0], shares[1]

@@ -32,7 +32,7 @@ def lower_router(
     if soft.soft_of(router.recipe) is not None:
         return soft.lower_score(build, router, x)
     wanted = wanted or Wanted()
-    build.frame.kinds = wanted.kinds
+    build.frame.kinds, build.frame.heads = wanted.kinds, wanted.heads
     choices = build.width
     if choices is None and takes_choices(router.score):
         return _without_choices(build, router, x)
@@ -59,17 +59,20 @@ def lower_router(
         build.bind(role, value)
     gate = build.scope["gate"]
     build.bind("logits", logits)
-    if heads is not None and capacity.is_limited(router):
-        _no_room_by_head(build, router, heads)
+    if heads is not None and router.takes_rows:
+        _no_rows_by_head(build, router, heads)
     picked = _select(build, router)
     counted = build.scope.get("counted", picked)
-    asked, expert = _served(build, router, picked, choices)
-    weight = _weigh(build, router, x, asked, expert, choices)
+    asked, expert = _served(build, router, picked, choices, all_logits)
+    limited = expert is not picked
+    among = choices if heads is None or not limited else build.last(all_logits)
+    weight = _weigh(build, router, x, asked, expert, choices, among)
     picks = Picks(expert, weight, logits, choices)
+    own = counted
     if heads is not None:
-        picks = _of_all_heads(build, picks, all_logits, heads)
-        counted = picks.expert
-    parts = statistics(build, wanted, picks, counted, logits, gate)
+        picks = _of_all_heads(build, picks, all_logits, heads, limited)
+        counted = arranging.numbered(build, own, heads, choices) if limited else picks.expert
+    parts = statistics(build, wanted, picks, counted, own, logits, gate)
     rows = build.scope.get("rows") if router.bounds_rows else None
     parts += [] if rows is None else [rows]
     op = ops.Routed(
@@ -88,11 +91,16 @@ def _score(build: Builder, router: Router, x: Value, width: Dim | None) -> Value
     return build.role("score", router.score, x, width)
 
 
-def _of_all_heads(build: Builder, picks: Picks, logits: Value, heads: Dim) -> Picks:
-    """The picks of all heads of a token as its own, among the choices of all heads."""
+def _of_all_heads(
+    build: Builder, picks: Picks, logits: Value, heads: Dim, counted_through: bool
+) -> Picks:
+    """The picks of all heads of a token as its own, among the choices of all heads; `counted_through`: they say so."""
+    expert = picks.expert
     return Picks(
-        arranging.numbered(build, picks.expert, heads, picks.choices),
-        arranging.merged_rows(build, picks.weight, heads, "weight"),
+        arranging.merged_rows(build, expert, heads, "expert")
+        if counted_through
+        else arranging.numbered(build, expert, heads, picks.choices),
+        arranging.merged_rows(build, picks.weight, heads, "weight", build.last(expert)),
         logits,
         build.last(logits),
     )
@@ -118,26 +126,30 @@ def _select(build: Builder, router: Router) -> Value:
     return expert
 
 
-def _served(build: Builder, router: Router, picked: Value, choices: Dim) -> tuple[Value, Value]:
-    """What weights are made of, and what experts serve: less of it where they have no room."""
-    asked = build.scope.get("counted", picked)
+def _served(
+    build: Builder, router: Router, picked: Value, choices: Dim, rows: Value
+) -> tuple[Value, Value]:
+    """What weights are made of, and what experts serve: less of it where they have no room. Where heads decide, what is
+    served is counted through all of them. `rows`: those of tokens."""
+    asked, served = build.scope.get("counted", picked), None
     if capacity.is_limited(router) and not router.takes_rows and picked not in build.bad:
-        served = capacity.serve(build, router, picked, choices)
+        served = capacity.serve(build, router, picked, choices, rows)
         asked = asked if served.asked is picked else served.asked
         picked = served.expert
-    if router.weighed == "served":
-        asked = picked
+    heads = build.frame.heads
+    if router.weighed == "served" and served is not None:
+        asked = picked if heads is None else arranging.own(build, picked, heads, choices)
     build.bind("expert", asked)
     return asked, picked
 
 
-def _no_room_by_head(build: Builder, router: Router, heads: Dim) -> None:
+def _no_rows_by_head(build: Builder, router: Router, heads: Dim) -> None:
     build.mismatch(
         "E0420",
-        "room is shared by tokens, and this router decides for each head",
-        (router.recipe.origin("capacity"), "how many tokens an expert takes"),
+        "here experts take rows, and a head has experts of its own",
+        (router.select.span, "ranks the rows of all heads"),
         (heads.origin, f"{heads.size} heads decide"),
-        help="leave `capacity` out, or `per = head`",
+        help="let heads choose, `select = top_k(2)`, or leave `per = head` out",
     )
     build.poison(build.scope["choose"])
 
@@ -201,9 +213,10 @@ def _rows_of_numbers(value: Value) -> bool:
 
 
 def _weigh(
-    build: Builder, router: Router, x: Value, asked: Value, expert: Value, choices: Dim
+    build: Builder, router: Router, x: Value, asked: Value, expert: Value, choices: Dim, among: Dim
 ) -> Value:
-    """Evaluated over what was kept: the tensors that it mentions are gathered first."""
+    """Evaluated over what was kept: the tensors that it mentions are gathered first. `among`: the choices that `expert`
+    counts."""
     mentioned = tensors_in(router.weigh)
     kept = {
         name: build.op(ops.Gather(fill=_fill(build, name, asked)), build.scope[name], asked)
@@ -221,7 +234,7 @@ def _weigh(
         with build.at("estimator", role="estimator"):
             weight = build.apply(router.estimator, weight)
     if build.last(expert).loose and weight not in build.bad:
-        weight = build.op(ops.WithoutAbsent(choices=choices), weight, expert, name="weight")
+        weight = build.op(ops.WithoutAbsent(choices=among), weight, expert, name="weight")
     return weight
 
 

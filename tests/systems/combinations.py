@@ -40,6 +40,21 @@ SPARSE_PROJECTIONS = parts(
     "moe(router = three, experts = 8 * (linear(8) -> relu -> linear), loss = balance(1e-2))",
     "moe(router = router(score = linear, gate = score -> sigmoid, select = top_k(2)), experts = 4 * linear, per = head)",
 )
+# The same for decisions of heads, with losses, corrections and room of their own.
+for loss in (
+    "balance(1e-2, over = sequence)",
+    "[l1(1e-3), z(1e-3)]",
+    "importance(1e-2, of = clean)",
+):
+    SPARSE_PROJECTIONS += parts(
+        "moe(router = router(score = linear, gate = score -> sigmoid, choose = gate + balancing(1e-3), select = top_k(2)), "
+        f"experts = 4 * linear, per = head, loss = {loss})"
+    )
+SPARSE_PROJECTIONS += parts(
+    "moe(router = router(score = linear, gate = score -> softmax, select = top_k(2), capacity = 1, overflow = zero), "
+    "experts = 4 * linear, per = head, loss = [entropy(1e-3), balance(1e-2, count = first)])",
+    tags="batch",
+)
 SCORES_OF_ATTENTION = parts(
     "dot",
     "dot -> soft_cap(20)",
@@ -322,9 +337,6 @@ class Draw:
         mixtures = self.mixture("first", "one") + "\n" + self.mixture("second", "two")
         routes = r.random() < 0.2
         attention, block = self.attention(), self.block()
-        if "per = head" in attention:  # whose decisions have no such statistics yet
-            for loss in ("importance(1e-2)", "l1(1e-3)"):
-                mixtures = mixtures.replace(loss, "balance(1e-2)")
         if "router = three" in attention:
             two += "\n" + self.router("three", drops=False)
         dense = f"layer({self.part(DENSE)})" if "route" not in block else "layer(first)"

@@ -62,7 +62,7 @@ V = "heads = 4\n    v = moe(router = by_sigmoid, experts = 4 * linear, per = hea
                 ("router top2", ROUTER % "  capacity = 1\n    overflow = zero\n"),
                 ("heads = 4", V),
             ),
-            "E0420",
+            None,
         ),
         ((("router  = top2", "router  = top2\n    per = head"),), "E0307"),
         (

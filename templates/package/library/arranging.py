@@ -47,6 +47,19 @@ def number_by_head(expert_MK: Tensor, num_heads: int, num_choices: int) -> Tenso
     return all_NHK.flatten(1)
 
 
+def count_through(expert_MK: Tensor, num_heads: int, num_choices: int) -> Tensor:
+    """The same for the heads of tokens as rows of their own, [M, K]."""
+    return number_by_head(expert_MK, num_heads, num_choices).view_as(expert_MK)
+
+
+def own_choices(expert_MK: Tensor, num_heads: int, num_choices: int) -> Tensor:
+    """Choices that were counted through, each head's from 0 on; absent ones are E."""
+    expert_NHK = expert_MK.unflatten(0, (-1, num_heads))
+    first_H1 = num_choices * torch.arange(num_heads, device=expert_MK.device)[:, None]
+    absent_NHK = expert_NHK >= num_heads * num_choices
+    return (expert_NHK - first_H1).masked_fill(absent_NHK, num_choices).flatten(0, 1)
+
+
 def merge_plan(plan: Dispatch, num_heads: int) -> Dispatch:
     """The plan of M rows as one of N: of each token, with the picks of all heads."""
     place_NK = plan.place_NK.view(plan.place_NK.shape[0] // num_heads, -1)
