@@ -152,8 +152,9 @@ def print_markdown(text: str) -> None:
 def print_contestants(record: TrialRecord) -> None:
     out = console()
     out.print(
-        f"{record.texts} texts of Python's own reference: {record.train_bytes:,} bytes to train on, "
-        f"{record.held_out_bytes:,} held out; {record.batch} x {record.length} bytes in a step",
+        f"{record.about}; {record.batch} x {record.length} {record.units} in a step"
+        if record.unit == "byte"
+        else f"{record.about}; {record.batch} in a step",
         style="dim",
     )
     for one in record.contestants:
@@ -169,10 +170,10 @@ def print_results(record: TrialRecord) -> None:
     for name in (
         "parameters",
         "active",
-        "held-out bits/byte",
-        "training bytes",
+        f"held-out bits/{record.unit}",
+        f"training {record.units}",
         "ms a step",
-        "bytes/s",
+        f"{record.units}/s",
     ):
         table.add_column(name, justify="right")
     for one in record.contestants:

@@ -16,6 +16,7 @@ from moedsl.cli import options
 if TYPE_CHECKING:
     from moedsl.trial.contestants import Contestant
     from moedsl.trial.record import TrialRecord
+    from moedsl.trial.tasks import Task
     from moedsl.trial.train import Progress, Runner
 
 
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
     "--batch", type=click.IntRange(1), default=8, show_default=True, help="Sequences in a step."
 )
 @click.option(
-    "--length", type=click.IntRange(8), default=128, show_default=True, help="Bytes in a sequence."
+    "--length",
+    type=click.IntRange(8),
+    default=128,
+    show_default=True,
+    help="Bytes in a sequence, where they are trained on text.",
 )
 @click.option(
     "--rate",
@@ -76,7 +81,8 @@ def trial(
     out: Path,
 ) -> None:
     """Train each SPEC on English text, byte by byte, all on the same batches in the same order, at equal computation:
-    a model whose step costs more takes fewer.
+    a model whose step costs more takes fewer. An encoder and decoder read the first half of a window and predict the
+    second; a model of images says which shape a drawn picture shows.
 
     A single SPEC is trained beside the dense model of equal active size. OUT gets a page with pictures (index.html)
     and its numbers (results.json).
@@ -144,7 +150,7 @@ def _contestants(
     """One for each spec; of a single spec with mixtures, its dense counterpart too."""
     from moedsl import pipeline
     from moedsl.cli.reporting import read, require
-    from moedsl.trial.contestants import Unfit, contestant, dense_result
+    from moedsl.trial.contestants import Unfit, contestant, dense_result, same_task
     from moedsl.trial.dense import NoTwin
 
     found = []
@@ -155,6 +161,7 @@ def _contestants(
         if len(specs) == 1:
             twin = dense_result(read(specs[0], root), result, settings)
             found.append(contestant(twin, length))
+        same_task(found)
     except Unfit as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -167,25 +174,26 @@ def _train(rivals: list[Contestant], record: TrialRecord, budget: object) -> Non
     import torch
 
     from moedsl.cli.tables import print_contestants
-    from moedsl.trial.data import python_reference
+    from moedsl.trial.contestants import same_task
+    from moedsl.trial.tasks import Continued, Text
     from moedsl.trial.train import Runner, run
     from moedsl.trial.verdict import verdict
 
-    corpus = python_reference()
+    task = same_task(rivals)
     record.threads = torch.get_num_threads()
-    record.texts, record.train_bytes = corpus.texts, corpus.train.numel()
-    record.held_out_bytes = corpus.held_out.numel()
+    record.unit, record.units, record.about = task.unit, task.units, task.about()
     runners = [Runner(rival, record.seed, record.rate, record.device) for rival in rivals]
     record.contestants = [runner.record for runner in runners]
     print_contestants(record)
-    _show(run(runners, corpus, budget, record), runners)  # type: ignore[arg-type]
-    record.prompt = bytes(corpus.held_out[:64].tolist()).decode(errors="ignore")
-    for runner in runners:
-        runner.write(record.prompt, 400, record.seed)
-    record.verdict, record.noise = verdict(record.contestants)
+    _show(run(runners, task, budget, record), runners, task)  # type: ignore[arg-type]
+    if isinstance(task, Text):
+        record.prompt = bytes(task.corpus.held_out[:64].tolist()).decode(errors="ignore")
+        for runner in runners:
+            runner.write(record.prompt, 400, record.seed, reads=isinstance(task, Continued))
+    record.verdict, record.noise = verdict(record.contestants, task.unit)
 
 
-def _show(progress: Iterator[Progress], runners: list[Runner]) -> None:
+def _show(progress: Iterator[Progress], runners: list[Runner], task: Task) -> None:
     """Follow a run with a bar, and each contestant's loss beside it."""
     from rich.progress import (
         BarColumn,
@@ -204,13 +212,13 @@ def _show(progress: Iterator[Progress], runners: list[Runner]) -> None:
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console()) as bar:
-        task = bar.add_task("", total=1.0)
+        line = bar.add_task("", total=1.0)
         for now in progress:
             bits = "  ".join(
                 f"{r.contestant.name} {b:.2f}" for r, b in zip(runners, now.bits, strict=True)
             )
-            words = f"step {now.step}  bits per byte: {bits}  {now.tokens_per_second:,.0f} bytes/s"
-            bar.update(task, completed=now.done, description=words)
+            words = f"step {now.step}  bits per {task.unit}: {bits}  {now.tokens_per_second:,.0f} {task.units}/s"
+            bar.update(line, completed=now.done, description=words)
 
 
 def _leave(record: TrialRecord, out: Path) -> None:

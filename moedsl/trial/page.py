@@ -60,10 +60,10 @@ def _card(record: TrialRecord, one: ContestantRecord, tone: str) -> dict[str, An
         "bits": f"{bits(one):.3f}",
         "facts": [
             (count_text(one.parameters), "parameters"),
-            (count_text(one.active), "active for a byte"),
+            (count_text(one.active), f"active for a {record.unit}"),
             (f"{1000 * one.seconds / max(1, len(one.train_bits)):,.0f} ms", "a step"),
-            (f"{one.tokens / max(1e-9, one.seconds):,.0f}", "bytes a second"),
-            (count_text(one.flops), "FLOPs of training for a byte"),
+            (f"{one.tokens / max(1e-9, one.seconds):,.0f}", f"{record.units} a second"),
+            (count_text(one.flops), f"FLOPs of training for a {record.unit}"),
             (f"{len(one.train_bits):,}", "steps"),
         ],
         "sample": one.sample,
@@ -99,7 +99,10 @@ def spent_chart(record: TrialRecord) -> LineChart | None:
         Series(
             one.name,
             tone,
-            [step * record.batch * record.length * one.flops / unit for step in one.held_out_steps],
+            [
+                step / len(one.train_bits) * one.tokens * one.flops / unit
+                for step in one.held_out_steps
+            ],
             one.held_out_bits,
         )
         for one, tone in zip(record.contestants, _tones(record), strict=True)

@@ -20,8 +20,8 @@ class RoutingRecord:
 
 @dataclass
 class ContestantRecord:
-    """One model's run. Losses are in bits per byte; `window_bits` are the last evaluation's, one per window. `flops`: of
-    training, for one token at this length; `tokens` were trained on."""
+    """One model's run. Losses are in bits per unit (a byte, a picture); `window_bits` are the last evaluation's, one per
+    window. `flops`: of training, for one unit; `tokens`: how many units were trained on."""
 
     name: str
     what: str
@@ -41,7 +41,7 @@ class ContestantRecord:
 @dataclass
 class TrialRecord:
     """A whole run: what was asked, on what machine, and how each contestant fared on the same batches. `equal`: what all
-    spent alike, "flops" or "steps"; `steps` are those of the first."""
+    spent alike, "flops" or "steps"; `steps` are those of the first. `about`: what they were trained on."""
 
     specs: list[str]
     command: str
@@ -54,17 +54,13 @@ class TrialRecord:
     threads: int = 0
     device: str = "cpu"
     equal: str = "steps"
-    train_bytes: int = 0
-    held_out_bytes: int = 0
-    texts: int = 0
+    unit: str = "byte"
+    units: str = "bytes"
+    about: str = ""
     prompt: str = ""
     verdict: str = ""
     noise: str = ""
     contestants: list[ContestantRecord] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> int:
-        return self.steps * self.batch * self.length
 
     def json(self) -> dict[str, Any]:
         return asdict(self)

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from moedsl.frozen import frozen
 from moedsl.trial.contestants import Contestant
-from moedsl.trial.data import Batches, Corpus
 from moedsl.trial.record import ContestantRecord, TrialRecord
 from moedsl.trial.routing import Gauge
+from moedsl.trial.tasks import Examples, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moedsl.trial.tasks import Batch
+
 READINGS = 48  # of the routing, over a run
 EVALUATIONS = 8
-WINDOWS = 64  # of held-out text, the same ones every time
 WARM_UP = 0.05  # of the run
 WEIGHT_DECAY = 0.1
 CLIP = 1.0
@@ -70,7 +71,7 @@ class Runner:
             contestant.name, contestant.what, contestant.total, contestant.active
         )
         self.record.flops = contestant.flops
-        self.batches: Batches | None = None
+        self.examples: Examples | None = None
 
     @property
     def steps(self) -> int:
@@ -79,13 +80,13 @@ class Runner:
     def step(self, rate: float, device: str) -> None:
         import torch
 
-        assert self.batches is not None
-        batch = self.batches.next().to(device)
+        assert self.examples is not None
+        *inputs, targets = (tensor.to(device) for tensor in self.examples.next())
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        output = self.model(batch[:, :-1])
-        loss = _nats(output.logits, batch).mean()
+        output = self.model(*inputs)
+        loss = _nats(output.logits, targets).mean()
         whole = loss + sum(output.losses.values())
         self.optimizer.zero_grad()
         whole.backward()
@@ -94,20 +95,20 @@ class Runner:
         if hasattr(self.model, "adapt"):  # numbers that a rule moves, once after each step
             tally: Any = importlib.import_module(f"{self.contestant.package.__name__}.adapting")
             self.model.adapt(tally.tally(output.routing))
-        self.record.tokens += batch.shape[0] * (batch.shape[1] - 1)
+        self.record.tokens += targets.numel()
         self.record.train_bits.append(loss.item() / math.log(2))
         self.record.seconds += time.perf_counter() - started
         self.gauge.see(getattr(output, "routing", {}))
 
-    def evaluate(self, windows: Tensor) -> None:
-        """Held-out bits per byte, one number for each window."""
+    def evaluate(self, held_out: list[Batch]) -> None:
+        """Held-out bits per unit, one number for each example."""
         import torch
 
         self.model.eval()
         with torch.no_grad():
             bits = [
-                _nats(self.model(w[:, :-1]).logits, w).mean(1) / math.log(2)
-                for w in windows.split(8)
+                _nats(self.predict(*inputs), targets).mean(1) / math.log(2)
+                for *inputs, targets in held_out
             ]
         self.model.train()
         self.record.window_bits = torch.cat(bits).tolist()
@@ -116,7 +117,13 @@ class Runner:
             sum(self.record.window_bits) / len(self.record.window_bits)
         )
 
-    def write(self, prompt: str, length: int, seed: int) -> None:
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """Logits of what may not be known yet: what looks ahead in training gives way to its rule, as in decoding."""
+        if self.contestant.decodes:
+            return self.model(*inputs, cache=self.contestant.package.Cache()).logits
+        return self.model(*inputs).logits
+
+    def write(self, prompt: str, length: int, seed: int, reads: bool = False) -> None:
         """Let the model go on from `prompt`."""
         import torch
 
@@ -124,20 +131,22 @@ class Runner:
         device = next(self.model.parameters()).device
         tokens = torch.tensor([list(prompt.encode())], device=device)
         generate: Any = self.contestant.package.generate
+        # Where there is a stream to read, that is the prompt, and what is written begins with its last byte.
+        given = (tokens, tokens[:, -1:]) if reads else (tokens,)
         with torch.no_grad():
             out = generate(
-                self.model, tokens, max_new_tokens=length, temperature=0.7, top_p=0.95, seed=seed
+                self.model, *given, max_new_tokens=length, temperature=0.7, top_p=0.95, seed=seed
             )
         self.record.sample = bytes(out[0, -length:].clamp(0, 255).tolist()).decode(errors="replace")
 
 
-def _nats(logits: Tensor, batch: Tensor) -> Tensor:
-    """Cross-entropy of each next byte, [B, T]."""
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each target, [B, T]; of one for each example, [B, 1]."""
     import torch
 
-    return torch.nn.functional.cross_entropy(
-        logits.float().transpose(1, 2), batch[:, 1:], reduction="none"
-    )
+    classes = logits.float().movedim(-1, 1)
+    nats = torch.nn.functional.cross_entropy(classes, targets, reduction="none")
+    return nats.view(targets.shape[0], -1)
 
 
 def learning_rate(done: float) -> float:
@@ -146,7 +155,7 @@ def learning_rate(done: float) -> float:
 
 
 def run(
-    runners: list[Runner], corpus: Corpus, budget: Budget, record: TrialRecord
+    runners: list[Runner], task: Task, budget: Budget, record: TrialRecord
 ) -> Iterator[Progress]:
     """Train until the budget is used up, a round at a time: a step of the first contestant, and of the others as many
     as bring them level, in steps or in computation. All see the same batches in the same order, and none is ahead of
@@ -154,15 +163,15 @@ def run(
     records."""
     weights = [_weight(runner, runners[0], record.equal) for runner in runners]
     for runner in runners:
-        runner.batches = Batches(corpus.train, record.batch, record.length, record.seed)
-    windows = corpus.windows(record.length, WINDOWS).to(record.device)
+        runner.examples = task.source(record.batch, record.length, record.seed)
+    held_out = [tuple(t.to(record.device) for t in some) for some in task.held_out(record.length)]
     started = time.perf_counter()
     done, read, evaluated = 0.0, 0, 0
     while done < 1.0:
         if done * EVALUATIONS >= evaluated:
             evaluated = int(done * EVALUATIONS) + 1
             for runner in runners:
-                runner.evaluate(windows)
+                runner.evaluate(held_out)
         rate = record.rate * learning_rate(done)
         record.steps += 1
         for runner, weight in zip(runners, weights, strict=True):
@@ -176,7 +185,7 @@ def run(
                 runner.gauge.read(runner.steps, runner.record.routing)
         yield _progress(done, runners, record)
     for runner in runners:
-        runner.evaluate(windows)
+        runner.evaluate(held_out)
 
 
 def _weight(runner: Runner, first: Runner, equal: str) -> float:
@@ -187,4 +196,6 @@ def _weight(runner: Runner, first: Runner, equal: str) -> float:
 
 def _progress(done: float, runners: list[Runner], record: TrialRecord) -> Progress:
     latest = tuple(runner.record.train_bits[-1] for runner in runners)
-    return Progress(done, record.steps, latest, record.tokens / max(1e-9, record.seconds))
+    return Progress(
+        done, record.steps, latest, runners[0].record.tokens / max(1e-9, record.seconds)
+    )

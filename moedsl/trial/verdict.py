@@ -32,19 +32,17 @@ def paired(one: list[float], other: list[float]) -> Difference:
     return Difference(mean, Z95 * math.sqrt(variance / n), n)
 
 
-def verdict(contestants: list[ContestantRecord]) -> tuple[str, str]:
+def verdict(contestants: list[ContestantRecord], unit: str = "byte") -> tuple[str, str]:
     """What came out, and how sure that is: a sentence each, for the page and the terminal."""
     ranked = sorted(contestants, key=bits)
     best = ranked[0]
     if len(ranked) == 1:
-        return f"{best.name} needs {bits(best):.3f} bits per byte of text it has not seen.", ""
+        return f"{best.name} needs {bits(best):.3f} bits per {unit} that it has not seen.", ""
     second = ranked[1]
     found = paired(second.window_bits, best.window_bits)
-    scores = (
-        f"{bits(best):.3f} against {bits(second):.3f} bits per byte of text that neither has seen"
-    )
+    scores = f"{bits(best):.3f} against {bits(second):.3f} bits per {unit} that neither has seen"
     noise = (
-        f"The difference is {found.mean:.3f} ± {found.margin:.3f} (95 %, paired over {found.pairs} held-out windows); "
+        f"The difference is {found.mean:.3f} ± {found.margin:.3f} (95 %, paired over {found.pairs} held-out examples); "
         "one seed was trained, so the luck of a start is not in that interval."
     )
     if found.clear:
@@ -53,5 +51,5 @@ def verdict(contestants: list[ContestantRecord]) -> tuple[str, str]:
 
 
 def bits(contestant: ContestantRecord) -> float:
-    """Final held-out bits per byte."""
+    """Final held-out bits per unit."""
     return sum(contestant.window_bits) / len(contestant.window_bits)

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 pytest.importorskip("torch")
 
 from moedsl.cli.app import app
-from tests.packages import SPECS
+from moedsl.trial.contestants import Unfit, contestant, same_task
+from tests.packages import SPECS, compiled
 
 
 def tried(out, *arguments, code=0):
@@ -88,3 +89,50 @@ def test_numbers_with_state_follow_the_load(tmp_path):
     one, other = json.loads((tmp_path / "out" / "results.json").read_text())["contestants"]
     assert one["train_bits"][0] == other["train_bits"][0]
     assert one["train_bits"][-1] != other["train_bits"][-1]
+
+
+TWO_STREAMS = (
+    "vocab=256", "width=32", "count=2", "own.heads=2", "own.head_dim=16", "dense=mlp(32, activation = relu)",
+    "sparse.experts=2 * mlp(32, activation = relu)",
+    "memory=source -> embed -> encode(dense) -> encode(sparse) -> last_memory",
+    "logits=tokens -> embed -> decode(dense, memory) -> decode(sparse, memory) -> last -> head", "hub=none",
+)  # fmt: skip
+IMAGES = (
+    "width=32", "own.heads=2", "dense=mlp(32, bias = true)", "sparse.experts=4 * mlp(32, bias = true)",
+    "image=pixels(3, 16, 16)", "patch=patches(4)", "head=linear(10, bias = true)",
+    "logits=image -> patch -> prepend(1) -> position(learned) -> layer(dense) -> layer(sparse) -> last -> pool(first) -> head",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings", "unit"),
+    [("switch_base", TWO_STREAMS, "byte"), ("vmoe_b32", IMAGES, "picture")],
+    ids=("two streams", "images"),
+)
+def test_other_inputs_have_tasks_of_their_own(tmp_path, spec, settings, unit):
+    words = [word for each in settings for word in ("--set", each)]
+    tried(tmp_path, SPECS / f"{spec}.moe", *words, "--steps", 3)
+    results = json.loads((tmp_path / "results.json").read_text())
+    sparse, dense = results["contestants"]
+    assert results["unit"] == unit and len(sparse["train_bits"]) == 3 and sparse["flops"]
+    assert sparse["routing"]["places"] and not dense["routing"]["places"]
+    spent = [one["tokens"] * one["flops"] for one in (sparse, dense)]
+    assert abs(spent[0] - spent[1]) <= 64 * max(sparse["flops"], dense["flops"])
+    assert bool(sparse["sample"]) == (unit == "byte")
+    assert f"bits per {unit}" in (tmp_path / "index.html").read_text()
+
+
+def test_what_takes_different_things_is_not_compared(tmp_path):
+    said = tried(tmp_path / "out", SPECS / "expert_gate.moe", "--steps", 2, code=1)
+    assert "takes vector and label" in said
+    text = contestant(compiled("tiny", settings=("width=32",)))
+    images = contestant(compiled("vmoe_b32", settings=IMAGES))
+    with pytest.raises(Unfit, match="tiny, vmoe_b32 take different things"):
+        same_task([text, images])
+
+
+def test_what_sees_the_future_is_not_tried_by_it(tmp_path):
+    spec = tmp_path / "sees.moe"
+    router = "    select = expert_choice\n    capacity = 2\n    lookahead = allowed"
+    spec.write_text((SPECS / "tiny.moe").read_text().replace("    select = top_k(2)", router))
+    assert "next byte" in tried(tmp_path / "out", spec, "--steps", 2, code=1)

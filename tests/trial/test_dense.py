@@ -25,7 +25,7 @@ WITHOUT = {
     "switch_head",
 }
 # Where choices find no room the number of experts that a token meets is a fraction, and the twin has a whole one.
-ROUNDED = {"expert_choice_base", "gshard", "st_moe", "switch_base", "vmoe_b32"}
+ROUNDED = {"expert_choice_base", "gshard", "moe_plus_plus", "st_moe", "switch_base", "vmoe_b32"}
 # Blocks that only some of the tokens go through stay what they are.
 PASSED_BY = {"mod_small", "mor_small"}
 

@@ -10,6 +10,7 @@ from moedsl.load import load_package  # noqa: E402
 from moedsl.trial.contestants import Contestant  # noqa: E402
 from moedsl.trial.data import Batches, python_reference  # noqa: E402
 from moedsl.trial.record import TrialRecord  # noqa: E402
+from moedsl.trial.tasks import SHAPES, Continued, Pictures, text_task  # noqa: E402
 from moedsl.trial.train import Budget, Runner, run  # noqa: E402
 from moedsl.trial.verdict import bits, verdict  # noqa: E402
 from tests.trial.toy import FILES  # noqa: E402
@@ -21,15 +22,11 @@ def trained(steps=30, seed=0, names=("toy", "toy_dense")):
         for name in names
     ]
     record = TrialRecord(["toy.moe"], "", seed=seed, rate=1e-2, batch=4, length=32)
-    corpus = python_reference()
+    task = text_task()
     runners = [Runner(rival, seed, record.rate, "cpu") for rival in rivals]
     record.contestants = [r.record for r in runners]
-    progress = list(run(runners, corpus, Budget(steps, None), record))
-    record.train_bytes, record.held_out_bytes, record.texts = (
-        corpus.train.numel(),
-        corpus.held_out.numel(),
-        corpus.texts,
-    )
+    progress = list(run(runners, task, Budget(steps, None), record))
+    record.about = task.about()
     record.prompt = "The "
     for runner in runners:
         runner.write(record.prompt, 40, seed)
@@ -85,3 +82,24 @@ def test_equal_models_on_equal_batches_cannot_be_told_apart():
     one, other = record.contestants
     assert one.train_bits == other.train_bits
     assert "cannot be told apart" in record.verdict
+
+
+def test_the_second_half_of_a_window_is_predicted():
+    text = text_task()
+    window = torch.arange(2 * 5 + 1)[None]
+    for main in (1, 0):
+        *streams, targets = Continued(text.corpus, main).cut(window)
+        assert streams[1 - main].tolist() == [[0, 1, 2, 3, 4]]
+        assert streams[main].tolist() == [[5, 6, 7, 8, 9]]
+        assert targets.tolist() == [[6, 7, 8, 9, 10]]
+
+
+def test_pictures_follow_the_seed_and_differ_by_shape():
+    task = Pictures(3, 24, 32)
+    one, same, other = (task.source(64, 1, seed) for seed in (1, 1, 2))
+    (image, label), (image_again, _), (image_other, _) = one.next(), same.next(), other.next()
+    assert image.shape == (64, 3, 24, 32) and set(label.tolist()) == set(range(len(SHAPES)))
+    assert torch.equal(image, image_again) and not torch.equal(image, image_other)
+    held_out = task.held_out(1)
+    assert sum(len(targets) for _, targets in held_out) == 256
+    assert not torch.equal(held_out[0][0], task.source(8, 1, 0).next()[0])
