@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import models as bench_models
 import routing as bench_routing
 import torch
 import torch.nn.functional as F
@@ -185,7 +186,12 @@ def speed(folder: Path, device: str) -> Iterator[tuple[str, Callable]]:
             )
 
 
-PARTS = {"correctness": correctness, "routing": speed}
+def models(folder: Path, device: str) -> Iterator[tuple[str, Callable]]:
+    """Whole models: see bench/models.py."""
+    return bench_models.cases(folder.parent / "models", device)
+
+
+PARTS = {"correctness": correctness, "models": models, "routing": speed}
 
 
 def main() -> int:
@@ -197,12 +203,13 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.folder / "kernels"
     try:
-        import moedsl.backend.render  # noqa: F401
+        import small
     except ImportError:
         print(f"moedsl is not here; using what {folder} holds")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         print_packages(folder)
+        small.print_packages(folder.parent / "models")
     if options.print:
         return 0
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -211,7 +218,8 @@ def main() -> int:
         return 0
     common = machine(folder, device)
     results = Results(options.results / f"gpu-{common['commit'] or 'unknown'}.jsonl", common)
-    for part in options.part or PARTS:
+    # An interpreter takes too long for whole models, unless they are asked for.
+    for part in options.part or (PARTS if device == "cuda" else ("correctness", "routing")):
         stop = time.monotonic() + 60 * MINUTES
         for case, run in PARTS[part](folder, device):
             if time.monotonic() > stop:

@@ -29,8 +29,10 @@ def share_down(size: int, numerator: int, denominator: int) -> int:
 
 def share_nearest(size: int, numerator: int, denominator: int) -> int:
     """size * numerator / denominator, rounded; a half goes to the even neighbour."""
-    whole, rest = divmod(size * numerator, denominator)
-    return whole + (2 * rest + whole % 2 > denominator)
+    double = 2 * size * numerator
+    below = -(-(double - denominator) // (2 * denominator))
+    above = (double + denominator) // (2 * denominator)
+    return below + (above - below) * (below % 2)  # they differ at a half alone
 
 
 def next_multiple(count: int, factor: int) -> int:

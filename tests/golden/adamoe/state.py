@@ -120,11 +120,13 @@ def attend(
     """
     if cache is not None:
         k_BTGC, v_BTGC = cache.append(k_BTGC), cache.append(v_BTGC)
+    # A lone query sees all there is; a branch keeps this a bool where lengths vary.
+    causal = mask is None if q_BTHC.shape[1] > 1 else False
     mixed_BHTC = F.scaled_dot_product_attention(
         q_BTHC.transpose(1, 2),
         k_BTGC.transpose(1, 2),
         v_BTGC.transpose(1, 2),
         attn_mask=mask,
-        is_causal=mask is None and q_BTHC.shape[1] > 1,
+        is_causal=causal,
     )
     return mixed_BHTC.transpose(1, 2)

@@ -121,12 +121,14 @@ def attend(
     Without a mask, several queries are the start of a sequence, and each sees those
     before it; a lone query sees all.
     """
+    # A lone query sees all there is; a branch keeps this a bool where lengths vary.
+    causal = mask is None if q_BTHC.shape[1] > 1 else False
     mixed_BHTC = F.scaled_dot_product_attention(
         q_BTHC.transpose(1, 2),
         k_BTGC.transpose(1, 2),
         v_BTGC.transpose(1, 2),
         attn_mask=mask,
-        is_causal=mask is None and q_BTHC.shape[1] > 1,
+        is_causal=causal,
         scale=scale,
     )
     return mixed_BHTC.transpose(1, 2)

@@ -3,7 +3,7 @@
 """Distances between positions, in buckets: near ones by themselves, far ones together.
 
 Shapes: B sequences, T tokens of this call, S = past + T tokens in all, K buckets,
-H heads.
+H heads, O ways from a query to a key.
 """
 
 import math
@@ -35,8 +35,7 @@ def relative_bias(
 ) -> Tensor:
     """What the way from each query to each key adds to their score, [H, T, S]."""
     count = weight_KH.shape[0]
-    bucket_TS = relative_buckets(tokens_BT, past, count, max_distance)
-    return F.embedding(bucket_TS, weight_KH).permute(2, 0, 1)
+    return biases(weight_KH, relative_buckets(tokens_BT, past, count, max_distance))
 
 
 def causal_bias(
@@ -44,8 +43,22 @@ def causal_bias(
 ) -> Tensor:
     """What the way from each query back to each key adds to their score, [H, T, S]."""
     count = weight_KH.shape[0]
-    bucket_TS = causal_buckets(tokens_BT, past, count, max_distance)
-    return F.embedding(bucket_TS, weight_KH).permute(2, 0, 1)
+    return biases(weight_KH, causal_buckets(tokens_BT, past, count, max_distance))
+
+
+def biases(weight_KH: Tensor, bucket_TS: Tensor) -> Tensor:
+    """What each head adds to a score for its bucket, [H, T, S].
+
+    Ways of one length stand on a diagonal, and share a bucket: each is looked up once,
+    and diagonals sum their gradients in one order, which many lookups on a GPU do not.
+    """
+    length, seen = bucket_TS.shape
+    ahead_T = bucket_TS[:, -1].flip(0)
+    bucket_O = torch.cat([bucket_TS[-1, :-1], ahead_T, ahead_T[-1:]])
+    bias_HTO = F.embedding(bucket_O, weight_KH).T.unsqueeze(1).expand(-1, length, -1)
+    # Rows that are one shorter than they were begin one further left, each.
+    bias_HTO = bias_HTO.flatten(1)[:, length - 1 : -1].unflatten(1, (length, -1))
+    return bias_HTO[..., :seen]
 
 
 def offsets(tokens_BT: Tensor, past: int) -> Tensor:
