@@ -11,7 +11,7 @@ from moedsl.ir.starts import Fault, starts
 _LACKS = {
     "matrix": (
         "is for rows and columns, and `{path}` is one row of numbers",
-        "such weights take `zeros`, `constant(0.5)`, or a draw of a given size: `normal(0.02)`",
+        "such weights take `zeros`, `fill(0.5)`, or a draw of a given size: `normal(0.02)`",
     ),
     "fan": (
         "divides by a fan, and `{path}` is one row of numbers: it has none",

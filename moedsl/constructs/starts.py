@@ -38,7 +38,7 @@ class Zeros(Start):
     """Every number starts at 0: scores that begin equal, branches that begin as nothing."""
 
 
-class Constant(Start):
+class Fill(Start):
     """Every number starts at the same value."""
 
     level = Number(positional=True, doc="the value")

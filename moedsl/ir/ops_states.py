@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, Parameter, TensorType, Value
@@ -57,8 +57,17 @@ class Correction(StateOp):
         return (f".adapting:{self._class}",)
 
     def parameters(self) -> tuple[Parameter, ...]:
+<<<<<<< HEAD
         shape = (self._numbers,)
         state = {"trainable": False, "buffer": True, "choices": self.choices.is_choices}
+=======
+        shape = (self.choices.size or 0,)
+        state: dict[str, Any] = {
+            "trainable": False,
+            "buffer": True,
+            "choices": self.choices.is_choices,
+        }
+>>>>>>> 5be7086 (Fill, beside the learned constant)
         return (Parameter("value_E", shape, "zeros", 0.0, **state),)
 
     def module(self) -> str:

@@ -103,7 +103,7 @@ def _applied(
     match construct.name:
         case "zeros":
             return replace(start, form="constant", amount="0", value=0.0)
-        case "constant":
+        case "fill":
             return _sized(start, "constant", float(construct.level))
         case "eye" | "orthogonal" as form:
             return _sized(start, form, float(construct.gain))

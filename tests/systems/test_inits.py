@@ -128,7 +128,7 @@ def test_half_precision_is_drawn_in_full():
 
 SAID = (
     "init = [all = truncated(scale = 0.1), router = zeros, experts = normal(scale = 1), down = by_depth, "
-    "embed = uniform(0.5), last = constant(0.25), o = eye(2)]",
+    "embed = uniform(0.5), last = fill(0.25), o = eye(2)]",
     "vocab = 512",
     "sparse.experts = 4 * swiglu(160)",
 )
@@ -267,37 +267,37 @@ model all {
   vocab = 64
   width = 16
   context = 32
-  tied near = relative(init = constant(1))
-  norm before, middle, last = layer_norm(init = [weight = constant(2), bias = constant(3)])
+  tied near = relative(init = fill(1))
+  norm before, middle, last = layer_norm(init = [weight = fill(2), bias = fill(3)])
   attention own {
     heads = 2
     mask = causal
     sinks = false
     scores = dot + near
-    init = [o = constant(4)]
+    init = [o = fill(4)]
   }
   router halves {
-    score = linear(16) -> product_keys(init = constant(5))
+    score = linear(16) -> product_keys(init = fill(5))
     select = top_k(2)
     weigh = score -> softmax
   }
   router slots {
-    score = cosine(scale = learned, init = [weight = constant(6), scale = constant(7)])
+    score = cosine(scale = learned, init = [weight = fill(6), scale = fill(7)])
     select = soft(slots = 1, over = prefix)
   }
   moe many { router = halves
-    experts = 16 * mlp(1, init = [up = constant(8), down = constant(9)]) }
+    experts = 16 * mlp(1, init = [up = fill(8), down = fill(9)]) }
   moe few { router = slots
-    experts = 2 * (layer_norm(init = constant(10)) -> mlp(8)) }
+    experts = 2 * (layer_norm(init = fill(10)) -> mlp(8)) }
   block layer {
     x += own(before(x))
-    x += many(middle(x)) -> scale(learned, per = channel, init = constant(11))
-    x += few(x) -> shift(init = constant(12))
+    x += many(middle(x)) -> scale(learned, per = channel, init = fill(11))
+    x += few(x) -> shift(init = fill(12))
   }
-  embedding embed = embedding(vocab, init = constant(13))
-  linear head = linear(vocab, bias = true, init = [bias = constant(14)])
+  embedding embed = embedding(vocab, init = fill(13))
+  linear head = linear(vocab, bias = true, init = [bias = fill(14)])
   input tokens = ids(vocab)
-  output logits = tokens -> embed -> position(learned, init = constant(15)) -> 2 * layer -> last -> head
+  output logits = tokens -> embed -> position(learned, init = fill(15)) -> 2 * layer -> last -> head
 }
 """
     result = moedsl.pipeline.compile(Source(spec, "all.moe"))
