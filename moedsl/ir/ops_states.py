@@ -57,17 +57,12 @@ class Correction(StateOp):
         return (f".adapting:{self._class}",)
 
     def parameters(self) -> tuple[Parameter, ...]:
-<<<<<<< HEAD
         shape = (self._numbers,)
-        state = {"trainable": False, "buffer": True, "choices": self.choices.is_choices}
-=======
-        shape = (self.choices.size or 0,)
         state: dict[str, Any] = {
             "trainable": False,
             "buffer": True,
             "choices": self.choices.is_choices,
         }
->>>>>>> 5be7086 (Fill, beside the learned constant)
         return (Parameter("value_E", shape, "zeros", 0.0, **state),)
 
     def module(self) -> str:
@@ -125,7 +120,7 @@ class Standardize(Op):
         return (self.over.size or 0, *[1] * self.before)
 
     def parameters(self) -> tuple[Parameter, ...]:
-        state = {"trainable": False, "buffer": True}
+        state: dict[str, Any] = {"trainable": False, "buffer": True}
         return (
             Parameter("mean", self._shape, "zeros", 0.0, **state),
             Parameter("deviation", self._shape, "ones", 1.0, **state),
