@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import moedsl
+from moedsl.backend import plan_init
 from moedsl.backend.card import CardView, numbers, plan_card
 from moedsl.backend.class_names import name_classes
 from moedsl.backend.header import header
@@ -93,7 +94,8 @@ def plan_package(graph: Graph, source: Source, settings: tuple[str, ...] = ()) -
         (*classes, root),
     )
     adapting = [*(WANTS if adapts(graph) else ()), *losses_want(graph)]
-    library = plan_library([*wants(graph), *adapting], first_line, package)
+    wanted = [*wants(graph), *adapting, *plan_init.wanted(graph)]
+    library = plan_library(wanted, first_line, package)
     made = tuple(record_views(graph, named, records))
     routing = plan_routing(graph, first_line, package, made, frozenset(wants_of(library)))
     runtime = plan_runtime(graph, first_line, once=bool(names.parts))

@@ -239,11 +239,11 @@ def _attribute(node: Node, names: Names) -> list[str]:
         case Stack(runs=runs):
             return [f"{place} = nn.ModuleList({made(runs, names.classes)})"]
     if module := node.op.module():
-        return [f"{place} = {_short_exponents(module)}"]
+        return [f"{place} = {short_exponents(module)}"]
     return [_bare(node, parameter, names) for parameter in node.op.parameters()]
 
 
-def _short_exponents(code: str) -> str:
+def short_exponents(code: str) -> str:
     """`1e-05` as people write it, `1e-5`."""
     return re.sub(r"(?<=\de)([+-])0(?=\d)", r"\1", code)
 

@@ -11,6 +11,7 @@ from moedsl.checks.left_out import check_left_out
 from moedsl.checks.losses import check_losses
 from moedsl.checks.routing import check_picks
 from moedsl.checks.stages import check_stages
+from moedsl.checks.starts import check_starts
 from moedsl.diagnostics.model import Sink
 from moedsl.ir.graph import Graph
 
@@ -23,4 +24,5 @@ CHECKS: tuple[Callable[[Graph, Sink], None], ...] = (
     check_unread,
     check_checkpoint,
     check_stages,
+    check_starts,
 )

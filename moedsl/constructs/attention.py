@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moedsl.constructs.declare import Construct, Expression, Flag, Number, RecipeOf, Words
+from moedsl.constructs.declare import INIT, Construct, Expression, Flag, Number, RecipeOf, Words
 from moedsl.constructs.registry import construct_of
 from moedsl.diagnostics.model import Label
 from moedsl.ir import attending, latent, scoring
@@ -56,6 +56,7 @@ class Attending(Construct):
     dropout = Number(
         "0", low=0, high=1, phases=True, doc="probability that a weight is dropped, in training"
     )
+    init = INIT
 
     @property
     def tiles(self) -> int:

@@ -22,10 +22,15 @@ class Room(Capacity):
     group: where kinds differ in weight (Jin et al., 2024, MoE++, with t = 0.75 and a factor of 1.1 on 8 costly and 4 free
     experts) `[full = room(1.1 * 0.75 / (0.75 * 8 + 4), per = group), free = room(1.1 / (0.75 * 8 + 4), per = group)]`. What was rounded is multiplied by `times`, is `least` at least, and is raised to a `multiple`. The number of
     rows counts padding too, though padding takes no room.
+
+    With `devices` the experts stand on so many devices in order, and room is that of a device, for the picks of all its
+    experts: `room(1, devices = 8)` is the average load. Of `spare`, a share of the sequences drawn anew in each forward of
+    training, no pick is dropped: theirs are served first, by `priority = strongest` or `best`.
     """
 
     source = (
-        "mesh_tensorflow moe.py, lingvo gshard_layers.py, flaxformer routing.py, vmoe nn/routing.py"
+        "mesh_tensorflow moe.py, lingvo gshard_layers.py, flaxformer routing.py, vmoe nn/routing.py; DeepSeek-V2, 2024, "
+        "section 2.2.4 (devices, spare)"
     )
     factor = Number(
         low=0, exclusive_low=True, positional=True, doc="1 is just enough at perfect balance"
@@ -35,6 +40,17 @@ class Room(Capacity):
     times = Number("1", low=1, whole=True, doc="factor after rounding")
     least = Number("1", low=0, whole=True, unit="rows", doc="no expert has less room")
     multiple = Number("1", low=1, whole=True, unit="rows", doc="room is a multiple of this")
+    devices = Number(
+        "none",
+        low=1,
+        whole=True,
+        words=("none",),
+        unit="devices",
+        doc="how many devices the experts stand on, which share room there; `none`: room is each expert's own",
+    )
+    spare = Number(
+        "0", low=0, high=1, doc="share of sequences of which nothing is dropped, in training"
+    )
 
 
 class Slots(Capacity):

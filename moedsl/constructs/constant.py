@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Number
+from moedsl.constructs.declare import INIT, Construct, Number
 from moedsl.ir import ops
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class Constant(Construct):
 
     source = "Jin et al., 2024 (MoE++), section 3.1"
     std = Number("0.02", low=0, doc="standard deviation of the start; 0 starts at zero")
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         x = build.merged(x)

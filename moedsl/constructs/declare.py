@@ -187,6 +187,21 @@ class TensorOf(Setting):
     type: ClassVar[str] = "tensor"
 
 
+@frozen(kw_only=True, hash_once=True)
+class Starts(Setting):
+    """How weights start: a start, a flow of one and its changes (`normal(0.02) -> alike`), or several by name:
+    `[all = normal(0.02), router = zeros]`. `standard` leaves it to what is around."""
+
+    words: tuple[str, ...] = ("standard",)
+    type: ClassVar[str] = "start | list by name | standard"
+
+    def value(self, term: terms.Term) -> Any:
+        return None if isinstance(term, terms.Word) else term
+
+
+INIT = Starts("standard", doc="how its weights start, or some of them by name: `[down = zeros]`")
+
+
 @frozen(kw_only=True)
 class Declared(Setting):
     """The name of something that the model declares with the word `by` (a stage)."""

@@ -204,7 +204,8 @@ def _is_default(value: Any) -> bool:
     """Whether nothing was said; a resolved spec has defaults written out."""
     match value:
         case terms.Recipe(construct="linear", settings=settings):
-            return settings == (("width", terms.Word("fitting")), ("bias", terms.Word("false")))
+            plain = {"width": "fitting", "bias": "false", "init": "standard"}
+            return all(term == terms.Word(plain[name]) for name, term in settings)
         case terms.Apply(terms.Recipe(construct="sigmoid"), (terms.Tensor("score"),)):
             return True
     return value in ("none", (), "refused")

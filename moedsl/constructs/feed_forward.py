@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moedsl.constructs.declare import Construct, Expression, Flag, Number, RecipeOf
+from moedsl.constructs.declare import INIT, Construct, Expression, Flag, Number, RecipeOf
 from moedsl.ir import ops
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class FeedForward(Construct):
     hidden: Any
     down: Any
     dropout: Any
+    init = INIT
 
     def project(self, build: Builder, x: Value, role: str) -> Value:
         hidden = build.dim(self.width, self.recipe.origin("width"), letter="F")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Flag, Number
+from moedsl.constructs.declare import INIT, Construct, Flag, Number
 from moedsl.ir import streams
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Patches(Construct):
         low=1, whole=True, positional=True, unit="pixels", doc="height and width of one square"
     )
     bias = Flag("true", doc="add a learned vector to each token")
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         return streams.lower_patches(build, self, x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Flag, Number, PlaceOf
+from moedsl.constructs.declare import INIT, Construct, Flag, Number, PlaceOf
 from moedsl.ir import ops
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Linear(Construct):
         doc="size of the result; `fitting` is what the place needs",
     )
     bias = Flag("false", doc="add a learned vector to the result")
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         x = build.merged(x)
@@ -51,6 +52,7 @@ class Embedding(Construct):
     takes = "ids"
     whole = True
     vocab = Number(low=1, whole=True, positional=True, doc="how many different numbers there are")
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         vocab = build.dim(self.vocab, self.recipe.origin("vocab"), letter="V")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from moedsl.constructs.declare import Construct, Declared, Number
+from moedsl.constructs.declare import INIT, Construct, Declared, Number
 from moedsl.ir.graph import Dim
 
 BATCH, TOKENS = Dim("B"), Dim("T")
@@ -33,4 +33,5 @@ class Model(Construct):
         by="stage",
         doc="the training stage that the package is for: what that stage changes is changed, as in `--set stage=tune`",
     )
+    init = INIT
     implicit: ClassVar[dict[str, str]] = {"embed": "embedding(vocab)", "head": "linear(vocab)"}

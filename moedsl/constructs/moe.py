@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from moedsl.constructs.declare import Bank, Construct, Listed, RecipeOf, Words
+from moedsl.constructs.declare import INIT, Bank, Construct, Listed, RecipeOf, Words
 from moedsl.diagnostics.model import Label
 from moedsl.ir import mixing
 from moedsl.model import terms
@@ -71,6 +71,7 @@ class Moe(Construct):
         doc="one decision and one set of experts for a token, or for each head of it",
     )
     loss = Listed("none", kinds=("loss",), doc="losses over the router's decisions")
+    init = INIT
 
     @property
     def plain(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moedsl.constructs.declare import Construct, Flag, Number, Words
+from moedsl.constructs.declare import INIT, Construct, Flag, Number, Words
 from moedsl.ir import ops
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Norm(Construct):
     eps: Any
     weight: Any
     per: Any
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         x = build.opened(x) if self.per == "head" else build.merged(x)

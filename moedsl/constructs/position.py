@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Number, RecipeOf, Words
+from moedsl.constructs.declare import INIT, Construct, Number, RecipeOf, Words
 from moedsl.ir import attending, streams
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Position(Construct):
     form = Words(
         "learned", choices=("learned",), positional=True, doc="where the vectors come from"
     )
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         return streams.lower_position(build, self, x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Number, Words
+from moedsl.constructs.declare import INIT, Construct, Number, Words
 from moedsl.constructs.linear import Linear
 from moedsl.ir import products
 
@@ -29,6 +29,7 @@ class ProductKeys(Construct):
     width = Linear.settings["width"]
     heads = Number("1", low=1, whole=True, unit="heads", doc="queries, each with picks of its own")
     keys = Words("shared", choices=("shared", "own"), doc="keys of all heads, or of each its own")
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         return products.lower_scores(build, self, build.merged(x))

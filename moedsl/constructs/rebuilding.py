@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Number, TensorOf, Words
+from moedsl.constructs.declare import INIT, Construct, Number, TensorOf, Words
 from moedsl.constructs.linear import Linear
 from moedsl.constructs.losses import _LAYERS, Loss
 from moedsl.ir import ops
@@ -32,6 +32,7 @@ class Autoencoder(Construct):
         choices=("sigmoid", "none"),
         doc="what happens to the input first; `none` where it is between 0 and 1 already",
     )
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         x = build.merged(x)

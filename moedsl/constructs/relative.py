@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Number
+from moedsl.constructs.declare import INIT, Construct, Number
 from moedsl.ir import relating
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Relative(Construct):
     max_distance = Number(
         "128", low=2, whole=True, unit="tokens", doc="from here on all distances are one bucket"
     )
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         return relating.lower_relative(build, self)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Expression, Listed, Number, RecipeOf, Words
+from moedsl.constructs.declare import (
+    INIT,
+    Construct,
+    Expression,
+    Listed,
+    Number,
+    RecipeOf,
+    Words,
+)
 from moedsl.constructs.registry import construct_of
 from moedsl.ir import capacity, routing
 from moedsl.model import terms
@@ -108,6 +116,7 @@ class Router(Construct):
         kinds=("loss",),
         doc="losses over all its decisions, whatever they serve; those of one mixture stand there",
     )
+    init = INIT
 
     @property
     def bounds_rows(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Number, RecipeOf
+from moedsl.constructs.declare import INIT, Construct, Number, RecipeOf
 from moedsl.constructs.linear import Linear
 from moedsl.constructs.selection import Selection
 from moedsl.ir import ops
@@ -51,6 +51,7 @@ class Cosine(Construct):
         "learned", words=("learned",), doc="factor; `learned` is a weight that starts at one"
     )
     eps = Number("1e-6", low=0, doc="added to the sum of squares, of rows and of weights")
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         x = build.merged(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.constructs.declare import Construct, Flag, Labels, Number, Words
+from moedsl.constructs.declare import INIT, Construct, Flag, Labels, Number, Words
 from moedsl.ir import estimating, ops
 from moedsl.ir.kinds import span_of_kinds
 
@@ -72,6 +72,7 @@ class Scale(Construct):
     power = Number(
         "1", doc="the number is raised to it: `scale(width, power = -0.5)` divides by the root"
     )
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         if self.factor != "learned":
@@ -104,6 +105,8 @@ class Scale(Construct):
 
 class Shift(Construct):
     """Add a learned vector, which starts at zero: one number for each channel."""
+
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         x = build.merged(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from moedsl.constructs.declare import Construct, Number, RecipeOf, Words
+from moedsl.constructs.declare import INIT, Construct, Number, RecipeOf, Words
 from moedsl.ir import streams
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class Prepend(Construct):
     whole = True
     source = "Devlin et al., 2018; Dosovitskiy et al., 2020"
     count = Number("1", low=1, whole=True, positional=True, unit="tokens", doc="how many rows")
+    init = INIT
 
     def lower(self, build: Builder, x: Value) -> Value:
         return streams.lower_prepend(build, self, x)

@@ -60,6 +60,9 @@ CODES: dict[str, str] = {
     "E0232": "a plan that does not fit its flow",
     "E0233": "lists that do not pair up",
     "E0234": "an index that stands for nothing",
+    "E0235": "a start without a size, or with two",
+    "E0236": "a start after a start",
+    "E0237": "a start that no weight has",
     # --- shapes
     "E0301": "two sizes that should be one",
     "E0302": "a width that nothing says",
@@ -79,6 +82,7 @@ CODES: dict[str, str] = {
     "E0330": "distances that cannot be cut into buckets",
     "E0331": "distances between two streams",
     "E0332": "a shared table of two sizes",
+    "E0333": "a start that a weight cannot have",
     "E0350": "something that counts tokens, in a stream without ids",
     "E0351": "an image that cannot be cut up",
     "E0352": "a length that is not known",

@@ -122,7 +122,7 @@ class Builder:
         span = self.span
         outputs = tuple([Value(n, t, span) for n, t in zip(names, types, strict=False)])
         node = Node(op, values, outputs, role=role or self.frame.role, span=span)
-        node.poisoned = poisoned
+        node.poisoned, node.inits = poisoned, self.frame.inits
         if poisoned:
             self.bad.update(outputs)
         if place:
@@ -281,14 +281,14 @@ class _Inside:
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
-        self.before = frame.scope, frame.prefix, frame.hint, frame.role
+        self.before = frame.scope, frame.prefix, frame.hint, frame.role, frame.inits
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *problem: object) -> None:
         frame = self.frame
-        frame.scope, frame.prefix, frame.hint, frame.role = self.before
+        frame.scope, frame.prefix, frame.hint, frame.role, frame.inits = self.before
 
 
 def _name_repeated(op: Op, values: tuple[Value, ...]) -> None:

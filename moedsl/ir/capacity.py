@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moedsl.constructs.capacity import Next, Room, Slots, Tokens
 from moedsl.constructs.registry import construct_of
 from moedsl.frozen import frozen
-from moedsl.ir import arranging, ops
+from moedsl.ir import arranging, ops, shared_room
 from moedsl.ir.graph import Dim, Value
 from moedsl.ir.kinds import span_of_kinds
 from moedsl.ir.ops_capacity import Rule
@@ -81,8 +81,9 @@ def rule(term: object, picks: int, choices: int) -> Rule:
             if isinstance(construct, Slots):
                 return Rule(fixed=construct.count)
             if isinstance(construct, Room):
+                places = choices if construct.devices == "none" else construct.devices
                 return Rule(
-                    _share(construct.factor, construct.per, picks, choices),
+                    _share(construct.factor, construct.per, picks, places),
                     round=construct.round,
                     times=construct.times,
                     least=construct.least,
@@ -110,8 +111,8 @@ def _roomy(found: tuple[Rule, ...]) -> bool:
 
 def may_fall_short(router: Router) -> bool:
     """May there be less room than picks? Then a bound on the rows saves memory."""
-    if is_by_kind(router):
-        return False  # kinds that are not named have room for all
+    if is_by_kind(router) or shared_room.spares(router):
+        return False  # kinds that are not named, and sequences that are spared, have room for all
     for term in phases(router.capacity):
         match term:
             case terms.Number(value):
@@ -155,6 +156,8 @@ def slots(build: Builder, capacity: object, size: Value, picks: int, choices: in
 
 def take(build: Builder, router: Router, key: Value, op: ops.ExpertChoice) -> Value:
     """Experts choose among the rows of each group."""
+    if shared_room.refused(build, router, "experts that choose take rows each for itself"):
+        return build.poison(key)
     choices = op.choices.size or 1
     size = group_size(build, router, key)
     room = slots(build, router.capacity, size, 1, choices)
@@ -175,6 +178,15 @@ def lookahead(router: Router) -> str:
     return "capacity = none" if all(isinstance(one, terms.Word) for one in limits) else ""
 
 
+def in_phase(build: Builder, router: Router, served: Value, picked: Value) -> Value:
+    """What is served; where room is limited in training alone, all that is picked else, and nothing is sorted."""
+    _, eval_, decode = (rule(term, 1, 1) for term in phases(router.capacity))
+    if not (eval_.unlimited and decode.unlimited) or served in build.bad:
+        return build.named(served, "served")
+    picked = build.named(picked, "expert")
+    return build.op(ops.ByPhase(kept=build.last(served)), served, picked, name="served")
+
+
 def serve(build: Builder, router: Router, picked: Value, choices: Dim, rows: Value) -> Served:
     """The picks that find room. Where heads decide, each head of a token is a row, room is that of a head's own
     experts in so many tokens, and what is served is counted through all heads. `rows`: those of tokens."""
@@ -182,6 +194,8 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim, rows: Val
     picks, among = kept.size or 1, choices.size or 1
     if is_by_kind(router):
         return _serve_kinds(build, router, picked, among)
+    if shared_room.is_shared(router):
+        return shared_room.serve(build, router, picked, choices)
     group = size = group_size(build, router, picked if heads is None else rows)
     room = slots(build, router.capacity, size, picks, among)
     real, line, total = ops.real_rows(build, rows), picked, among
@@ -204,7 +218,8 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim, rows: Val
         fill = "0" if kept.loose else None
         gate = [build.op(ops.Gather(fill=fill), build.scope["gate"], picked, name="gate")]
     build.spans.append(router.recipe.origin("capacity"))
-    served = build.op(op, line, group, room, real, *gate, name="served")
+    served = build.op(op, line, group, room, real, *gate)
+    served = in_phase(build, router, served, line)
     build.spans.pop()
     if may_fall_short(router):
         limit = ops.SlotRows(choices=total)
@@ -216,6 +231,8 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim, rows: Val
 
 def _serve_kinds(build: Builder, router: Router, picked: Value, choices: int) -> Served:
     """Each kind by itself: the room of an expert is nothing to the picks of another."""
+    if shared_room.refused(build, router, "kinds have room of their own"):
+        return Served(picked, build.poison(picked))
     if isinstance(router.overflow, terms.Recipe):
         build.mismatch(
             "E0420",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moedsl.constructs import declare
 from moedsl.ir import before, deciding, ops, problems
 from moedsl.ir.frame import Hint
-from moedsl.ir.graph import Dim, TensorType, Value
+from moedsl.ir.graph import Dim, Init, TensorType, Value
 from moedsl.ir.shapes import is_ids, is_sequence, per_sequence
 from moedsl.ir.walk import fits_width, flattened, sets_width, takes_width
 from moedsl.model import terms
@@ -141,6 +141,13 @@ def _asked(build: Builder, recipe: terms.Recipe, x: Value) -> Dim | None:
 
 def lower(build: Builder, construct: Construct, x: Value, *more: Any, **named: Value) -> Value:
     """What a construct says, with the tensors that its body names in scope."""
+    with build.at(""):
+        if (init := getattr(construct, "init", None)) is not None:
+            build.frame.inits = (*build.frame.inits, Init(init))
+        return _lowered(build, construct, x, *more, **named)
+
+
+def _lowered(build: Builder, construct: Construct, x: Value, *more: Any, **named: Value) -> Value:
     recipe = construct.recipe
     if build.frame.rows is not None and construct.whole:
         problems.not_in_a_bank(build, recipe)

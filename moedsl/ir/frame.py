@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import field
 
 from moedsl.frozen import frozen, record
-from moedsl.ir.graph import Dim, Unit, Value
+from moedsl.ir.graph import Dim, Init, Unit, Value
 from moedsl.ir.kinds import Choices
 from moedsl.ir.ops_base import Op
 from moedsl.ir.ops_before import Before
@@ -42,3 +42,4 @@ class Frame:
     ambients: dict[Op, Value] = field(default_factory=dict)
     stacked: set[str] = field(default_factory=set)  # tied layers that stand in a stack
     before: dict[tuple[str, Dim], Before] = field(default_factory=dict)  # who decided last
+    inits: tuple[Init, ...] = ()  # what is said here about how weights start, outermost first

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import networkx
 
     from moedsl.ir.ops import Op
+    from moedsl.ir.starts import Start
 
 NOWHERE = Span(0, 0)
 
@@ -113,6 +114,8 @@ class Parameter:
     `shape` counts the bank's axis first (experts) where there is one. `init`: normal | zeros | ones | constant, to
     which `value` belongs, or `own`: what its module does at `start`. A buffer has `trainable` False and `buffer` True.
     `choices`: it has one row for each choice of a router.
+    `fans`: of how many numbers one result is made, and of how many one number is part, where rows and columns do not
+    say so.
     """
 
     name: str
@@ -123,6 +126,7 @@ class Parameter:
     buffer: bool = False
     bank: bool = False
     choices: bool = False
+    fans: tuple[int, int] | None = None
 
     @property
     def members(self) -> int:
@@ -137,11 +141,19 @@ class Parameter:
         return total
 
 
+@frozen(eq=False)
+class Init:
+    """What one body says about how the weights in it start."""
+
+    said: Any
+
+
 @record
 class Node:
     """One operation. `place` is the attribute under which its weights or its called unit live ("" for pure ops);
     `path` is that place in the spec's words (`q.linear` at attribute `q_linear`), "" where it is the same;
-    `role` is the role it plays (q, gate, score, ...); `poisoned` where an error was reported: checks stay silent.
+    `role` is the role it plays (q, gate, score, ...); `poisoned` where an error was reported: checks stay silent;
+    `inits`: what is said around it, in its unit, about how weights start (see ir/said.py).
     """
 
     op: Op
@@ -153,6 +165,7 @@ class Node:
     doc: str = ""
     poisoned: bool = False
     path: str = ""
+    inits: tuple[Init, ...] = ()
 
     def calls(self) -> Iterator[tuple[str, str, Unit]]:
         """(path, module, unit) for each unit instance under this node."""
@@ -218,6 +231,7 @@ class Place:
     module: str
     unit: Unit
     parent: Place | None = None
+    node: Node | None = None  # that calls it
 
 
 @record
@@ -227,6 +241,7 @@ class Graph:
     name: str
     units: list[Unit] = field(default_factory=list)
     model: Any = None  # the terms.Model it came from
+    starts: dict[str, Start] = field(default_factory=dict)  # by path; empty where nothing is said
 
     @property
     def root(self) -> Unit:
@@ -285,7 +300,7 @@ def _walk(place: Place) -> Iterator[Place]:
     for node in place.unit.nodes:
         for path, module, unit in node.calls():
             yield from _walk(
-                Place(_join(place.path, path), _join(place.module, module), unit, parent=place)
+                Place(_join(place.path, path), _join(place.module, module), unit, place, node)
             )
 
 

@@ -19,6 +19,7 @@ ops_losses      losses over routings
 ops_noise       what is drawn anew in each forward
 ops_products    choices as products of halves, experts that are looked up
 ops_rebuilding  autoencoders side by side
+ops_sharing     room of devices, sequences that are spared
 ops_states      numbers that a rule moves, or that are fitted once
 ops_soft        slots that are mixtures of tokens, experts merged into one
 ops_streams     images, positions, pooling
@@ -156,6 +157,7 @@ from moedsl.ir.ops_shape import (
     SplitHeads,
     Unrows,
 )
+from moedsl.ir.ops_sharing import KeepSpared, ServeShared, SharedRule, SparedFirst, SparedRows
 from moedsl.ir.ops_soft import (
     Cosine,
     FillPrefix,
@@ -259,6 +261,7 @@ __all__ = [
     "InStream",
     "InTurn",
     "Join",
+    "KeepSpared",
     "KindRows",
     "Latest",
     "Learned",
@@ -326,13 +329,17 @@ __all__ = [
     "SequenceMean",
     "Sequences",
     "Serve",
+    "ServeShared",
     "Served",
+    "SharedRule",
     "Shares",
     "SlotRows",
     "Slots",
     "SoftCap",
     "Softmax",
     "SortRows",
+    "SparedFirst",
+    "SparedRows",
     "SplitHeads",
     "Spread",
     "Stack",

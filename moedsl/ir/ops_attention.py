@@ -6,7 +6,7 @@ down. Equal ambients are one. `name` is what units call it, `root_name` what the
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, RecordType, TensorType
@@ -36,6 +36,7 @@ class Ambient(Op):
         False  # is that all there is to it where tokens stay in their places?
     )
     optional: ClassVar[bool] = False  # may it be None?
+    inits: ClassVar[tuple[Any, ...]] = ()  # how its weights start, if it has any
     stream: Dim = MAIN
 
     @property

@@ -198,9 +198,13 @@ class Serve(Op):
 
     @property
     def code(self) -> str:  # type: ignore[override]
+        return self._call("{0}", self.choices)
+
+    def _call(self, picks: str, places: int) -> str:
         gate = "{4}, " if self.gated else ""
         shuffled = ", self.training" if self.priority == "random" else ""
-        return f"{FUNCTIONS[self.priority]}({{0}}, {gate}{self.choices}, {{1}}, {{2}}, {{3}}{shuffled})"
+        function = FUNCTIONS[self.priority]
+        return f"{function}({picks}, {gate}{places}, {{1}}, {{2}}, {{3}}{shuffled})"
 
     @property
     def imports(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -119,7 +119,8 @@ class LookUp(Op):
         return self.kept.picks
 
     def parameters(self) -> tuple[Parameter, ...]:
-        return (Parameter("weight", (self.bank, self.inner.size or 0), bank=True),)
+        inner = self.inner.size or 0
+        return (Parameter("weight", (self.bank, inner), bank=True, fans=(inner, 1)),)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         x = dims_of(inputs[0])
@@ -146,7 +147,8 @@ class SumUp(Op):
         return self.kept.picks
 
     def parameters(self) -> tuple[Parameter, ...]:
-        return (Parameter("weight", (self.bank, self.out.size or 0), bank=True),)
+        out = self.out.size or 0
+        return (Parameter("weight", (self.bank, out), bank=True, fans=(1, out)),)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         h = dims_of(inputs[0])

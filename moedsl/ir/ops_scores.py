@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, Parameter, TensorType
@@ -184,6 +184,7 @@ class Distances(Ambient):
     heads: Dim
     buckets: Buckets
     table: str
+    inits: tuple[Any, ...] = ()  # type: ignore[misc]
     rank: ClassVar[int] = 5
     part: ClassVar[str | None] = "chosen_pairs({0}, {1})"
     by_place: ClassVar[bool] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, Parameter, TensorType, Value
@@ -58,7 +58,11 @@ class Correction(StateOp):
 
     def parameters(self) -> tuple[Parameter, ...]:
         shape = (self._numbers,)
-        state = {"trainable": False, "buffer": True, "choices": self.choices.is_choices}
+        state: dict[str, Any] = {
+            "trainable": False,
+            "buffer": True,
+            "choices": self.choices.is_choices,
+        }
         return (Parameter("value_E", shape, "zeros", 0.0, **state),)
 
     def module(self) -> str:
@@ -116,7 +120,7 @@ class Standardize(Op):
         return (self.over.size or 0, *[1] * self.before)
 
     def parameters(self) -> tuple[Parameter, ...]:
-        state = {"trainable": False, "buffer": True}
+        state: dict[str, Any] = {"trainable": False, "buffer": True}
         return (
             Parameter("mean", self._shape, "zeros", 0.0, **state),
             Parameter("deviation", self._shape, "ones", 1.0, **state),

@@ -28,7 +28,9 @@ class Patches(Op):
 
     def parameters(self) -> tuple[Parameter, ...]:
         out = self.width.size or 0
-        weight = Parameter("weight", (out, self.channels.size or 0, self.size, self.size))
+        channels, square = self.channels.size or 0, self.size**2
+        fans = (channels * square, out * square)
+        weight = Parameter("weight", (out, channels, self.size, self.size), fans=fans)
         return (weight, Parameter("bias", (out,), "zeros", 0.0)) if self.bias else (weight,)
 
     def module(self) -> str:

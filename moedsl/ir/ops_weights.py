@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moedsl.frozen import frozen
 from moedsl.ir.graph import Dim, Parameter, TensorType
@@ -34,7 +34,10 @@ class Linear(Op):
     def parameters(self) -> tuple[Parameter, ...]:
         lead = (self.bank,) if self.bank else ()
         out, inner = self.out.size or 0, self.inner.size or 0
-        first = {"bank": bool(self.bank), "choices": self.out.is_choices and not self.bank}
+        first: dict[str, Any] = {
+            "bank": bool(self.bank),
+            "choices": self.out.is_choices and not self.bank,
+        }
         weight = Parameter("weight", (*lead, out, inner), self.init, self.std, **first)
         bias = Parameter("bias", (*lead, out), "zeros", 0.0, **first)
         return (weight, bias) if self.bias else (weight,)

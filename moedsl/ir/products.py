@@ -6,7 +6,7 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from moedsl.ir import ops
-from moedsl.ir.graph import Dim, Unit, Value
+from moedsl.ir.graph import Dim, Init, Unit, Value
 from moedsl.ir.ops_arranging import HEAD_ROWS, ROWS
 from moedsl.ir.readings import Wanted, wide
 from moedsl.model import terms
@@ -172,6 +172,8 @@ def lower_neurons(
     label: str,
 ) -> Value:
     """The unit of experts of one channel each: what they give, weighed and summed."""
+    from moedsl.constructs.registry import construct_of
+
     key = ("neurons", body, count, name, x.type, expert.type)
     units = build.units
     if key not in units.memo:
@@ -180,6 +182,8 @@ def lower_neurons(
         inputs = [(each, Value(each, value.type)) for each, value in names]
         with units.opened(unit, inputs):
             own_x, own_expert, own_weight = (value for _, value in inputs)
+            init = construct_of(body).init  # type: ignore[attr-defined]
+            build.frame.inits = () if init is None else (Init(init),)
             unit.outputs = [_neurons(build, body, own_x, own_expert, own_weight, count)]
         units.memo[key] = unit
     with build.at("experts") if label else build.at(""):

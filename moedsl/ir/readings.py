@@ -106,7 +106,7 @@ def statistics(
         elif which == "visits":
             size, devices = picks.choices.size or 0, wanted.devices
             op = ops.Statistic(which=which, per_sequence=many, choices=size, devices=devices)
-            found.append(build.op(op, counted if heads is None else picks.expert, *by_token))
+            found.append(build.op(op, counted, *by_token))
         elif which == "rebuilt":
             op, values = _rebuilt(build, wanted, logits)
             found.append(build.op(op, *values, *by_token))

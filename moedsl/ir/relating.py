@@ -44,7 +44,8 @@ def lower_relative(build: Builder, relative: Relative) -> Value:
             (other.origin, f"{other.size} heads"),
             help="attentions that share a table have as many heads; give the others one of their own",
         )
-    return build.ambient(ops.Distances(heads=heads, buckets=buckets, table=place))
+    inits = (relative.init,) if relative.init is not None else ()
+    return build.ambient(ops.Distances(heads=heads, buckets=buckets, table=place, inits=inits))
 
 
 def _across(build: Builder, relative: Relative) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from moedsl.frozen import frozen
@@ -14,7 +15,7 @@ from moedsl.ir.ops_capacity import Rule
 
 @frozen(kw_only=True)
 class RoomNote:
-    """Room in one phase: `slots` of one expert (of a `kind`) in a group of `tokens`. `dropped`: the share of picks that find none,
+    """Room in one phase: `slots` of one expert (of a `kind`), or of one `device`, in a group of `tokens`. `dropped`: the share of picks that find none,
     expected under uniform and under Zipf use of the choices; None where experts choose, and nothing overflows."""
 
     phase: str
@@ -22,11 +23,14 @@ class RoomNote:
     slots: int
     dropped: tuple[float, float] | None = None
     kind: str = ""
+    device: bool = False
 
     def json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"phase": self.phase, "tokens": self.tokens, "slots": self.slots}
         if self.kind:
             found["kind"] = self.kind
+        if self.device:
+            found["of"] = "device"
         if self.dropped is not None:
             found["dropped"] = dict(
                 zip(("uniform", "zipf"), map(_rounded, self.dropped), strict=True)
@@ -36,6 +40,8 @@ class RoomNote:
     def __str__(self) -> str:
         of = f" of `{self.kind}`" if self.kind else ""
         text = f"{self.phase}: {self.slots:,} of {self.tokens:,} tokens to an expert{of}"
+        if self.device:
+            text = f"{self.phase}: {self.slots:,} picks of {self.tokens:,} tokens to a device"
         if self.dropped is None:
             return text
         even, uneven = (f"{share:.1%}" for share in self.dropped)
@@ -125,14 +131,20 @@ def _notes(
         phase = "always" if phase == "training and evaluation and decoding" else phase
         phase = phase.replace("evaluation and decoding", "evaluation")
         label = kind.label if kind is not None else ""
-        notes.append(RoomNote(phase=phase, tokens=group, slots=room, dropped=shares, kind=label))
+        note = RoomNote(phase=phase, tokens=group, slots=room, dropped=shares, kind=label)
+        notes.append(replace(note, device=_on_devices(serve)))
     return tuple(notes)
 
 
 def _dropped(
     serve: ops.Serve, kind: ops.OfKind | None, group: int, room: int
 ) -> tuple[float, float]:
-    """Of the picks of a kind, as if it were alone in its popularity."""
+    """Of the picks of a kind, as if it were alone in its popularity; of devices, each pick goes to one by itself."""
+    if _on_devices(serve):
+        assert isinstance(serve, ops.ServeShared)
+        even, uneven = uniform(1, serve.places), zipf(1, serve.places)
+        rows = group * serve.picks
+        return dropped(rows, 1, room, even), dropped(rows, 1, room, uneven)
     shares = []
     for use in (uniform, zipf):
         choices = serve.choices // max(1, serve.heads)  # of a head, if heads decide
@@ -142,6 +154,10 @@ def _dropped(
             chances = [picks / kind.count] * kind.count if use is uniform else _zipf(picks, kind)
         shares.append(dropped(group, picks, room, chances))
     return shares[0], shares[1]
+
+
+def _on_devices(serve: ops.Serve | None) -> bool:
+    return isinstance(serve, ops.ServeShared) and serve.each > 1
 
 
 def _zipf(picks: float, kind: ops.OfKind) -> list[float]:

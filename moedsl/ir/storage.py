@@ -14,10 +14,10 @@ def parameters(graph: Graph) -> Iterator[tuple[str, str, Parameter, Place]]:
         for node in place.unit.nodes:
             own = node.op.parameters()
             for parameter in own:
-                module = _join(place.module, _module_name(node, parameter))
+                module = join(place.module, module_name(node, parameter))
                 if module not in seen:
                     seen.add(module)
-                    path = _join(place.path, _path(node, parameter, len(own)))
+                    path = join(place.path, path_of(node, parameter, len(own)))
                     yield path, module, parameter, place
 
 
@@ -36,9 +36,9 @@ def _stored(node: Node, place: Place) -> Iterator[Storage]:
     own = node.op.parameters()
     parts = node.op.parts if isinstance(node.op, Linear) else ()
     for parameter in own:
-        module = _join(place.module, _module_name(node, parameter))
+        module = join(place.module, module_name(node, parameter))
         if not parts:
-            path = _join(place.path, _path(node, parameter, len(own)))
+            path = join(place.path, path_of(node, parameter, len(own)))
             yield Storage(
                 path,
                 module,
@@ -53,7 +53,7 @@ def _stored(node: Node, place: Place) -> Iterator[Storage]:
             shape = (*parameter.shape[:axis], size, *parameter.shape[axis + 1 :])
             suffix = f".{parameter.name}" if len(own) > 1 else ""
             yield Storage(
-                _join(place.path, part + suffix),
+                join(place.path, part + suffix),
                 module,
                 shape,
                 axis,
@@ -71,7 +71,7 @@ def sites(graph: Graph) -> list[Site]:
     return [Site(place, value) for place in graph.places() for value in place.unit.handed]
 
 
-def _module_name(node: Node, parameter: Parameter) -> str:
+def module_name(node: Node, parameter: Parameter) -> str:
     """`q.weight` for a submodule's, `gate` and `gate_bias` for bare ones."""
     if node.op.module():
         return f"{node.place}.{parameter.name}"
@@ -79,7 +79,7 @@ def _module_name(node: Node, parameter: Parameter) -> str:
     return node.place if plain else f"{node.place}_{parameter.name}"
 
 
-def _path(node: Node, parameter: Parameter, count: int) -> str:
+def path_of(node: Node, parameter: Parameter, count: int) -> str:
     """A path to a place with one parameter is that parameter."""
     path = node.path or node.place
     return f"{path}.{parameter.name}" if count > 1 else path
@@ -89,7 +89,7 @@ def _along(node: Node) -> str:
     return node.op.along if isinstance(node.op, Linear) else "out"
 
 
-def _join(parent: str, child: str) -> str:
+def join(parent: str, child: str) -> str:
     if child.startswith("["):
         return parent + child
     return f"{parent}.{child}" if parent else child

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from moedsl.ir.decisions import Decision, around, callees, decisions
-from moedsl.ir.graph import Dim, Node, Unit, Value
+from moedsl.ir.graph import Dim, Init, Node, Unit, Value
 from moedsl.ir.ops import (
     Ambient,
     Before,
@@ -213,7 +213,7 @@ def _make(root: Unit, wanted: dict[Op, Value], names: dict[Op, str]) -> None:
         plain = names[op] == prefix + op.name and op.root_name
         value.name = prefix + op.root_name if plain else names[op]
         needed = tuple(known[op.stream, need] for need in op.needs)
-        nodes.append(Node(op, needed, (value,), place=op.place))
+        nodes.append(Node(op, needed, (value,), place=op.place, inits=tuple(map(Init, op.inits))))
     root.nodes[:0] = nodes
     if not prefixes:  # no ids: neither padding nor past
         root.wants, root.ambients = [], []

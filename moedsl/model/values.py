@@ -15,11 +15,12 @@ from moedsl.constructs.declare import (
     PlaceOf,
     RecipeOf,
     Setting,
+    Starts,
     TensorOf,
     Words,
 )
 from moedsl.frozen import frozen
-from moedsl.model import banks, calls, evaluate, flows, foresee, misfits, terms
+from moedsl.model import banks, calls, evaluate, flows, foresee, misfits, starts, terms
 from moedsl.model.algebra import PROJECTION, begins_with_tensor
 from moedsl.model.defaults import parsed, words
 from moedsl.model.run import Run
@@ -80,6 +81,8 @@ def coerce(run: Run, slot: Slot, expr: ast.Expr, env: Env, at: At, edits: Edits 
                 return _declared(run, slot.setting, expr, env, at)
             case Labels():
                 return _labels(run, slot, expr, at)
+            case Starts():
+                return starts.coerce(run, slot, expr, env, at, edits)
         term = evaluate.evaluate(run, expr, env, at, edits)
         return None if term is None else fit(run, slot, term, at.where(expr))
 
@@ -117,7 +120,7 @@ def _phase(run: Run, slot: Slot, expr: ast.Call, env: Env, at: At, edits: Edits)
     if branches is None:
         return None
     if (isinstance(slot.setting, Number | Words) and not slot.setting.phases) or isinstance(
-        slot.setting, Flag | Labels | Listed | PlaceOf
+        slot.setting, Flag | Labels | Listed | PlaceOf | Starts
     ):
         run.sink.error("E0210", f"{slot.what} is the same in every phase", at.where(expr))
         return None

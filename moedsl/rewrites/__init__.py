@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from moedsl.ir.graph import Graph
 from moedsl.ir.stages import joins_apart
+from moedsl.ir.starts import starts
 from moedsl.rewrites.copies import copied
 from moedsl.rewrites.fuse_gate_up import fuse_gate_up
 from moedsl.rewrites.fuse_routes import fuse_routes
@@ -27,6 +28,7 @@ def rewrite(graph: Graph) -> Graph:
 
 def _rewritten(graph: Graph, passes: tuple[Callable[[Graph], None], ...]) -> Graph:
     result = copied(graph)
+    result.starts = starts(graph).of
     for one in passes:
         one(result)
     return result

@@ -49,6 +49,7 @@ def _node(node: Node, fresh: dict[Unit, Unit]) -> Node:
         node.doc,
         node.poisoned,
         node.path,
+        node.inits,
     )
 
 

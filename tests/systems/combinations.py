@@ -121,6 +121,8 @@ ROOM = [
         "capacity = 1.25",
         "capacity = phase(train = 1, eval = 2)\n    within = sequence",
         "capacity = slots(3)\n    weighed = served",
+        "capacity = room(1, devices = 4)",
+        "capacity = phase(train = room(1, devices = 2, spare = 30%), eval = none)\n    priority = strongest",
         "capacity = room(1, per = token, round = down, least = 2, multiple = 2)\n    within = tokens(8)",
         tags="batch",
     ),
