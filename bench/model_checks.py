@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,9 @@ def float32(printed: Printed) -> dict:
             raise AssertionError(
                 f"experts differ in all of {FLIPS} draws (train={train}, padded={padded})"
             )
-        compare(ours, theirs, found, f"train={train}, padded={padded}")
+        usual = partial(ran, printed, torch.float32, "cpu", seed, train, padded)
+        where = f"train={train}, padded={padded}"
+        compare(ours, theirs, found, where, None if printed.device == "cpu" else usual)
     return found
 
 
@@ -71,9 +74,7 @@ def bfloat16(printed: Printed) -> dict:
         far, usual = distance(ours, theirs), distance(cpu, theirs)
         found[name] = far
         for what, one, other in zip(("values", "gradients"), far, usual, strict=True):
-            assert one < 2 * other + 0.05, (
-                f"{name}: {what} are {one:.3g} off, the CPU's {other:.3g}"
-            )
+            assert one < 2 * other + 0.1, f"{name}: {what} are {one:.3g} off, the CPU's {other:.3g}"
     return found
 
 

@@ -207,6 +207,7 @@ class Draw:
         self.random = random.Random(f"combination {seed}")
         self.tags: set[str] = set()
         self.unranked: set[str] = set()  # routers whose picks have no first
+        self.hiding: set[str] = set()  # routers whose gates may be -inf: no sum of theirs is a loss
 
     def part(self, options: list[Part]) -> str:
         chosen = self.random.choice(options)
@@ -246,6 +247,8 @@ class Draw:
             f"weigh = {weigh}" if weigh else "",
             f"estimator = {estimator}" if estimator and self.random.random() < 0.5 else "",
         ]
+        if not gate and "hide" in lines[0]:
+            self.hiding.add(name)
         return body("router", name, lines)
 
     def mixture(self, name: str, router: str) -> str:
@@ -261,6 +264,8 @@ class Draw:
             lines = [f"router = {router}", "experts = 4 * swiglu(12)", "mix = parameters"]
             return body("moe", name, lines)
         weight, loss = self.random.choice(["output", "output", "input"]), self.part(LOSSES)
+        if router in self.hiding and "l1" in loss:
+            loss = "none"
         if router in self.unranked:
             loss = loss.replace(", count = first", "")
         lines = [
