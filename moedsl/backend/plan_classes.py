@@ -198,6 +198,7 @@ _HOMES = {
     "Rotary": ".state:Rotary",
     "Dispatch": ".routing:Dispatch",
     "Chosen": ".depth:Chosen",
+    "FirstRound": ".depth:FirstRound",
     "Depth": ".depth:Depth",
 }
 

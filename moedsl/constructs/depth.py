@@ -135,7 +135,8 @@ class Recur(Serving):
     before the first.
 
     Either way a token that a round leaves out stays as it is from there on, and no later round sees its keys and values.
-    With a cache, each round keeps keys and values of its own.
+    With a cache, each round keeps keys and values of its own. Where tokens choose rounds, `keys = first` lets all rounds read
+    those of the first: then a token that is done is still seen, as it was there.
 
     Ranking a sequence looks ahead, so a model that predicts tokens says what decides when decoding: `decode = above(50%,
     membership = 1e-3)`, in each round by the score of that round. A router looks at nothing but its token, and decides
@@ -163,6 +164,12 @@ class Recur(Serving):
         words=("none",),
         doc="decides for each token how many rounds it takes: pick number 0 is one round",
     )
+    keys = Words(
+        "own",
+        choices=("own", "first"),
+        doc="whose keys and values a round reads where tokens choose rounds: its `own`, of those that take part in it; or "
+        "those of the `first` round, of all tokens, which are then all that a cache keeps",
+    )
     adds = Words(
         "change",
         choices=("change", "result"),
@@ -177,7 +184,7 @@ class Recur(Serving):
 
     def check(self, at: Any, sink: Any) -> None:
         if self.router == "none":
-            said = [name for name in ("rounds",) if getattr(self, name) != "none"]
+            said = ["rounds"] if self.rounds != "none" else ["keys"] if self.keys == "first" else []
             if not self.keep or said:
                 _undecided(sink, at, said)
             return
@@ -216,7 +223,7 @@ def _undecided(sink: Any, at: Any, said: list[str], by_router: bool = False) -> 
     if said and by_router:
         fault = f"`{said[0]}` is about rounds that choose tokens, and here tokens choose rounds"
     elif said:
-        fault = "`rounds` says among how many a router chooses, and there is no `router`"
+        fault = f"`{said[0]}` is about rounds that tokens choose, and there is no `router`"
     elif by_router:
         fault = f"`{at.name}` does not say among how many rounds its router chooses"
     else:

@@ -58,6 +58,9 @@ def attend(
         problems.no_ids(build, attention.recipe, "a causal mask", "write `mask = none`")
         return build.poison(build.scope["q"])
     known = scoring.fused(attention)
+    shares = build.shares_keys and memory is None
+    if (shares and known is None) or (build.shares_keys and not remembers):
+        return problems.not_shared(build, attention.recipe)
     if known is None:
         return scoring.written_out(build, attention, remembers)
     scale, soft_cap = known
@@ -66,6 +69,10 @@ def attend(
     causal = mask.causal
     grouped = getattr(attention, "kv_heads", attention.heads) != attention.heads
     remembers = remembers and causal
+    if shares:
+        mask = replace(mask, first=True)
+        _of_first_round(build, remembers)
+        remembers = False
     train, eval_ = build.rates(attention.dropout)
     noisy = train > 0 or eval_ > 0
     kind = (causal, mask.padded, remembers, grouped, soft_cap, scale is not None, sinks, noisy)
@@ -95,6 +102,15 @@ def attend(
         values.append(build.op(replace(apart, of_heads=False), learned) if tiled else learned)
     mixed = build.op(op, *values, name="mixed", role="mixed")
     return build.op(apart.back, mixed, name="mixed") if tiled else mixed
+
+
+def _of_first_round(build: Builder, remembers: bool) -> None:
+    """Keys and values as the first round made them."""
+    cache = build.ambient(ops.CacheHandle()) if remembers else build.op(ops.NoPadding())
+    first = build.ambient(ops.FirstRound())
+    for name in ("k", "v"):
+        value = build.named(build.scope[name], name)
+        build.bind(name, build.op(ops.RememberFirst(), value, cache, first, name=name))
 
 
 def is_causal(attention: Attending, memory: Value | None) -> bool:

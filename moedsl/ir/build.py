@@ -28,6 +28,7 @@ class Builder:
         self.bad: set[Value] = set()
         self.flats: dict[tuple[Dim, ...], Dim] = {}
         self.functions: dict[str, dict[object, str]] = {}
+        self.shares_keys = False  # in rounds that read keys and values of the first one
         self.shared: dict[str, Dim] = {}  # by place: the axis of a table that all share
         self.spans: list[Span] = [model.span]
         self.model_width = self._size("width", "D")

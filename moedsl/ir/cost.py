@@ -106,6 +106,7 @@ class _Counter:
 
     lengths: dict[Dim, int]
     memo: dict[Any, tuple[tuple[Line, ...], Rows]] = field(default_factory=dict)
+    again: bool = False  # in a round that reads what the first one keeps
 
     @property
     def tokens(self) -> int:
@@ -113,30 +114,35 @@ class _Counter:
 
     def walk(self, unit: Unit, rows: Rows) -> tuple[tuple[Line, ...], Rows]:
         """The unit's lines, and the rows of its outputs and taps."""
-        key = (unit, rows, tuple(self.lengths.values()))
+        key = (unit, rows, tuple(self.lengths.values()), self.again)
         if key not in self.memo:
             density: dict[Value, Fraction] = dict(
                 zip([*unit.inputs, *unit.ambients], rows, strict=False)
             )
             seen: set[str] = set()
-            lines = tuple(line for node in unit.nodes for line in self._node(node, density, seen))
+            lines = tuple(
+                line for node in unit.nodes for line in self._node(node, unit, density, seen)
+            )
             outputs = tuple(density.get(v, ONE) for v in [*unit.outputs, *unit.taps])
             self.memo[key] = (lines, outputs)
         return self.memo[key]
 
-    def _node(self, node: Node, density: dict[Value, Fraction], seen: set[str]) -> Iterator[Line]:
+    def _node(
+        self, node: Node, unit: Unit, density: dict[Value, Fraction], seen: set[str]
+    ) -> Iterator[Line]:
         rows = tuple(density.get(v, ONE) for v in node.inputs)
         units = list(node.calls())
         if units:
             results: Rows = ()
+            before, self.again = self.again, self.again or _is_later(unit, node)
             around, axes = self.lengths, dict(getattr(node.op, "axes", ()))
             self.lengths = {dim: around.get(axes.get(dim, dim), around[MAIN]) for dim in around}
-            for path, module, unit in units:
-                lines, results = self.walk(unit, rows)
-                yield _line(path, unit, lines, owned=module not in seen)
+            for path, module, called in units:
+                lines, results = self.walk(called, rows)
+                yield _line(path, called, lines, owned=module not in seen)
                 seen.add(module)
                 rows = (*results[:1], *rows[1:])  # a stack hands its stream from layer to layer
-            self.lengths = around
+            self.lengths, self.again = around, before
         else:
             yield self._weights(node, rows, owned=node.place not in seen)
             results = (self._after(node, rows),) * len(node.outputs)
@@ -180,7 +186,10 @@ class _Counter:
         looked_at = self._looked_at(node, types)
         flops = node.op.flops(*types) + seen * looked_at * _per_position(node, types)
         flops += getattr(node.op, "flops_per_merge", 0) // self._group(types)
-        counted = Sum(flops=int(flops * density), cache_bytes=BYTES * _cached(node, types))
+        counted = Sum(
+            flops=int(flops * density),
+            cache_bytes=0 if self.again and _is_first(node) else BYTES * _cached(node, types),
+        )
         experts = 0
         for parameter in node.op.parameters() if owned else ():
             if parameter.buffer:
@@ -205,6 +214,17 @@ class _Counter:
         return Line(
             node.path or node.place, "", type(node.op).__name__.lower(), counted, experts, picks
         )
+
+
+def _is_later(unit: Unit, node: Node) -> bool:
+    """Does it run a round that reads what the first one left?"""
+    own = (unit.producer(value) for value in node.inputs)
+    return any(getattr(one.op, "later", False) for one in own if one is not None)
+
+
+def _is_first(node: Node) -> bool:
+    """Does it keep anything in the first round only?"""
+    return getattr(node.op, "first", False)
 
 
 def _per_sequence(types: list) -> bool:

@@ -182,6 +182,7 @@ class Unit:
     streams: those that the body makes itself, of some tokens of its `x`, each with the value that says which.
     decides: the routers that decide in it for those after them (`ir/before.py`); decided: their decisions, or lists of
     them.
+    given: rounds of a block that share the keys of the first, each with what that one leaves (`ops_rounds.FirstRound`).
     wants: the ambient ops behind `ambients`, pairwise. handed: those of `taps` that are made here rather than below.
     """
 
@@ -201,6 +202,7 @@ class Unit:
     streams: dict[Dim, Value] = field(default_factory=dict)
     decides: dict[tuple[str, Dim], Any] = field(default_factory=dict)
     decided: dict[Op, Value] = field(default_factory=dict)
+    given: list[tuple[Node, Value]] = field(default_factory=list)
 
     def producer(self, value: Value) -> Node | None:
         return next((n for n in self.nodes if value in n.outputs), None)

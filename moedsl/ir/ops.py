@@ -81,17 +81,13 @@ from moedsl.ir.ops_depth import (
     CHOSEN,
     DEPTH,
     AddChosen,
-    Advance,
     Choose,
     Decided,
     Detached,
-    GoOn,
-    InStream,
     Membership,
     RealTokens,
     Served,
     TakeChosen,
-    Taken,
 )
 from moedsl.ir.ops_dispatch import (
     ROW_COUNT,
@@ -123,6 +119,17 @@ from moedsl.ir.ops_pointwise import (
 )
 from moedsl.ir.ops_products import Clamped, Halves, LookUp, ProductScores, SumUp, TopProducts
 from moedsl.ir.ops_rebuilding import Rebuild, RebuildError
+from moedsl.ir.ops_rounds import (
+    FIRST_ROUND,
+    Advance,
+    BeginRounds,
+    FirstRound,
+    GoOn,
+    InStream,
+    LaterRound,
+    RememberFirst,
+    Taken,
+)
 from moedsl.ir.ops_routing import (
     ROWS_FIELD,
     Gather,
@@ -197,6 +204,7 @@ from moedsl.ir.ops_weights import (
 __all__ = [
     "CHOSEN",
     "DEPTH",
+    "FIRST_ROUND",
     "HEAD_ROWS",
     "ROWS",
     "ROWS_FIELD",
@@ -211,6 +219,7 @@ __all__ = [
     "AttentionMask",
     "Balance",
     "Before",
+    "BeginRounds",
     "Buckets",
     "ByPhase",
     "CacheHandle",
@@ -244,6 +253,7 @@ __all__ = [
     "FillPrefix",
     "FillSegments",
     "FillSlots",
+    "FirstRound",
     "FirstToken",
     "FromSegments",
     "Full",
@@ -263,6 +273,7 @@ __all__ = [
     "Join",
     "KeepSpared",
     "KindRows",
+    "LaterRound",
     "Latest",
     "Learned",
     "LearnedPositions",
@@ -315,6 +326,7 @@ __all__ = [
     "RebuildError",
     "Regroup",
     "Remember",
+    "RememberFirst",
     "RotaryTable",
     "Rotate",
     "Route",

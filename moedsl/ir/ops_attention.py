@@ -194,7 +194,8 @@ class AttentionMask(Placed):
     `chunk`, and never padding.
 
     None where an attention needs no mask beyond its causal flag, unless `tensor` (explicit scores). Not `padded`: all
-    is seen, so that there is no mask at all.
+    is seen, so that there is no mask at all. `first`: keys are those of a first round, where nobody is hidden
+    yet.
     """
 
     causal: bool = True
@@ -202,6 +203,7 @@ class AttentionMask(Placed):
     window: int | None = None
     chunk: int | None = None
     tensor: bool = False
+    first: bool = False
     function: str = "causal_mask"
     name: ClassVar[str] = MASK
     root_name: ClassVar[str] = "attention_mask"

@@ -129,6 +129,19 @@ def no_sequence(build: Builder, recipe: terms.Recipe, x: Value) -> Value:
     return build.poison(x)
 
 
+def not_shared(build: Builder, recipe: terms.Recipe) -> Value:
+    """An attention whose keys are not plain ones, in rounds that read those of the first."""
+    build.sink.error(
+        "E0208",
+        f"keys of `{recipe.name}` cannot be read by later rounds",
+        recipe.span,
+        "not yet in this compiler",
+        help="give each round its own: `keys = own` in the block that comes back; or let this be an attention with "
+        "`scores = dot`",
+    )
+    return build.poison(build.scope["q"])
+
+
 def no_ids(build: Builder, recipe: terms.Recipe, what: str, help: str) -> Value:
     """What counts tokens, in a stream that is there at once."""
     build.sink.error(

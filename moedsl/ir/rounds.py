@@ -15,7 +15,7 @@ from moedsl.ir.depth import (
     surroundings,
 )
 from moedsl.ir.depth_rules import ONE, Rules, report_untaught, rule_of
-from moedsl.ir.graph import TensorType, Value
+from moedsl.ir.graph import Node, TensorType, Value
 from moedsl.ir.ops_depth import Rule
 from moedsl.ir.shapes import is_whole
 from moedsl.model import terms
@@ -96,6 +96,8 @@ def lower_chosen(build: Builder, recur: Recur, x: Value) -> Value:
     """A token decides once how many rounds it takes, and goes on among those that go on too."""
     if x in build.bad or not is_tokens(build, recur, x):
         return build.poison(x)
+    if recur.keys == "first" and is_whole(x):
+        return _never_kept(build, recur, x)
     choices = build.dim(int(recur.rounds), recur.recipe.origin("rounds"), "E")
     decided = deciding.decide(build, recur.router, x, choices, (), place="router")
     if decided in build.bad or not _is_one(build, recur, decided):
@@ -111,16 +113,46 @@ def lower_chosen(build: Builder, recur: Recur, x: Value) -> Value:
     taken = ops.Taken(rounds=choices.size or 0, loose=loose)
     rounds = build.op(taken, expert, x, name="rounds")
     y = x
+    first = build.op(ops.BeginRounds(), x, name="first") if recur.keys == "first" else None
     for number in range(choices.size or 0):
         everyone = not number and not loose and not is_whole(x)
+        nodes = len(build.frame.unit.nodes)
+        build.shares_keys = first is not None
         y = _first(build, recur, y) if everyone else _round(build, recur, y, rounds, number)
+        build.shares_keys = False
         if y in build.bad:
             return build.poison(x)
+        if first is not None:
+            _hand_down(build, first, nodes, number)
     _comes_back(build, recur, choices.size or 0)
     if recur.adds == "change":
         y = build.op(ops.Combination(operator="-"), y, x)
     added = build.op(ops.Combination(operator="*"), gate, y)
     return build.op(ops.Combination(operator="+"), x, added)
+
+
+def _never_kept(build: Builder, recur: Recur, x: Value) -> Value:
+    build.sink.error(
+        "E0208",
+        f"`{recur.recipe.name}` reads keys of its first round, in a stream that is not made of ids",
+        recur.recipe.origin("keys"),
+        "not yet in this compiler",
+        help="give each round its own: `keys = own`",
+    )
+    return build.poison(x)
+
+
+def _hand_down(build: Builder, first: Value, nodes: int, number: int) -> None:
+    """The round among the latest nodes gets what the first one leaves."""
+    unit = build.frame.unit
+    at, call = next(
+        (i, n) for i, n in enumerate(unit.nodes) if i >= nodes and isinstance(n.op, ops.Call)
+    )
+    if number:
+        value = Value("", ops.FIRST_ROUND)
+        unit.nodes.insert(at, Node(ops.LaterRound(), (first,), (value,), span=call.span))
+        first = value
+    unit.given.append((call, first))
 
 
 def _first(build: Builder, recur: Recur, x: Value) -> Value:

@@ -12,6 +12,7 @@ from moedsl.ir.ops import (
     Before,
     CacheHandle,
     Call,
+    FirstRound,
     Latest,
     MaskArgument,
     Past,
@@ -82,10 +83,35 @@ def _asked(unit: Unit, node: Node, op: Op) -> Op | None:
     decided before about such a part."""
     asked = around(node, op)
     assert isinstance(asked, Ambient)
+    if _of_first_round(unit, node, op):
+        return _before_rounds(op)
     if asked.stream not in unit.streams:
         return asked
     alone = isinstance(op, Before) or _of_chosen(unit, asked)
     return None if alone else replace(asked, stream=MAIN)
+
+
+def _of_first_round(unit: Unit, node: Node, op: Op) -> bool:
+    """Whether a round is asked for what it shares with the first one."""
+    return getattr(op, "first", False) and any(node is one for one, _ in unit.given)
+
+
+def _before_rounds(op: Op) -> Op | None:
+    """What the block that comes back is asked for so that it can give its rounds this."""
+    return None if isinstance(op, FirstRound) else replace(op, stream=MAIN, first=False)  # type: ignore[call-arg]
+
+
+def _left_by_first(unit: Unit, node: Node, wants: Wants) -> dict[Op, Value]:
+    """What a round shares with the first one, as it is asked for."""
+    left = next((value for one, value in unit.given if one is node), None)
+    shared = [op for op in callees(node)[0].wants if _of_first_round(unit, node, op)]
+    found: dict[Op, Value] = {}
+    if left is None:
+        return found
+    for op in shared:
+        whole = _before_rounds(op)
+        found[around(node, op)] = left if whole is None else wants[unit][whole]
+    return found
 
 
 def _of_chosen(unit: Unit, op: Ambient) -> bool:
@@ -101,6 +127,8 @@ def _parts(unit: Unit, wants: Wants, names: dict[Op, str]) -> dict[Op, Value]:
         for op in (around(node, inner) for inner in callees(node)[0].wants):
             assert isinstance(op, Ambient)
             if op.stream not in unit.streams or op in found or isinstance(op, Before):
+                continue
+            if getattr(op, "first", False) and unit.given:
                 continue
             chosen, whole = unit.streams[op.stream], replace(op, stream=MAIN)
             maker = next(n for n in unit.nodes if chosen in n.outputs)
@@ -159,7 +187,7 @@ def _pass_down(unit: Unit, wants: Wants, parts: dict[Op, Value]) -> None:
         if called := callees(node):
             asked = [around(node, op) for op in called[0].wants]
             latest = {op: _latest(unit, node, op, decided[op]) for op in asked if op in decided}
-            given = {**known, **latest}
+            given = {**known, **latest, **_left_by_first(unit, node, wants)}
             node.inputs = (*node.inputs, *(given.get(op) or _nothing(op) for op in asked))
         decided.update(decisions(unit, node))
 

@@ -10,6 +10,7 @@ from moedsl.ir.frame import Frame, Hint
 from moedsl.ir.graph import Dim, Node, RecordType, TensorType, Unit, Value
 from moedsl.ir.names import Naming
 from moedsl.ir.shapes import Axes, local_axes, relabelled, renamed, same, spell
+from moedsl.ir.walk import walk
 from moedsl.model import terms
 from moedsl.model.terms import Term
 from moedsl.source import Span
@@ -148,7 +149,7 @@ class Units:
         inside = {around: own for own, around in axes}
         own = [(name, relabelled(value.type, inside)) for name, value in inputs]
         known = before.inside(self.build, axes, term)
-        key = (said, tuple(own), width, extra, *before.told(known))
+        key = (said, tuple(own), width, extra, self._shares(term), *before.told(known))
         unit = self.memo.get(key)
         if unit is None:
             values = [(n, Value(n, t, v.span)) for (n, t), (_, v) in zip(own, inputs, strict=True)]
@@ -156,6 +157,15 @@ class Units:
             self.build.bad.update(mine for (_, mine), (_, v) in pairs if v in self.build.bad)
             unit = self.memo[key] = self._lower(term, values, width, extra, known)
         return unit
+
+    def _shares(self, term: Term) -> bool:
+        """Whether attentions in it read keys and values of a first round."""
+        from moedsl.constructs.registry import constructs
+
+        if not self.build.shares_keys:
+            return False
+        made = (found for found in walk(term) if isinstance(found, terms.Recipe))
+        return any(constructs()[one.construct].kind == "attention" for one in made)
 
     # --- one unit -------------------------------------------------------------------------------
 

@@ -329,12 +329,15 @@ class Draw:
         rule = self.part(RANKED if "future" in self.tags else ROUTED)
         return body("block", "some(inner) = routed(inner)", ["score = linear", rule])
 
-    def again(self) -> str:
+    def again(self, attention: str) -> str:
         """A block that comes back."""
+        plain = "latent" not in attention and "dot +" not in attention
+        keys = "first" if plain else "own"
         lines = [
             "rounds = 3",
             f"router = router(score = linear, {', '.join(self.part(DEPTHS).split(chr(10) + '    '))})",
             f"adds = {self.random.choice(['change', 'result'])}",
+            f"keys = {self.random.choice(['own', keys])}",
         ]
         return body("block", "some(inner) = recur(inner)", lines)
 
@@ -351,7 +354,7 @@ class Draw:
         if routes:
             balanced = "balancing" in one + two  # follows the load of one place
             again = r.random() < 0.4 and not balanced
-            some = self.again() if again else self.some()
+            some = self.again(attention) if again else self.some()
             plans = [f"{dense} -> some(layer(first)) -> layer(second)", "2 * some(layer(first))"]
         else:
             plans = []

@@ -510,6 +510,8 @@ def test_patches_choose_how_many_rounds_they_take():
 def test_nothing_decodes_an_image():
     text = spec(SEEN, rule=TAUGHT, stream=PATCHES, head="linear(7)")
     assert codes(text) == ["E0350"]
+    router = "router(score = linear, gate = score -> softmax, select = top_k(1))"
+    assert codes(again(f"rounds = 2\n    keys = first\n    router = {router}")) == ["E0208"]
     text = again("keep = [top(100%), top(50%)]\n    decode = above(50%, membership = 1e-3)")
     assert codes(text) == ["E0350"]
 

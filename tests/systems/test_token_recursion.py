@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -181,6 +182,96 @@ def test_a_token_without_room_takes_no_round():
     assert not torch.allclose(output.logits[0, ~left], plain_logits[0, ~left])
 
 
+FIRST = DEPTHS.replace("adds = result", "keys = first")
+PAIR = FIRST.replace("recur(layer)", "recur(pair)").replace(
+    "block rounds", "block pair { x = x -> 2 * layer }\n  block rounds"
+)
+
+
+def sees_first(w: dict[str, Tensor], ids: Tensor, layers: tuple[str, ...]) -> Tensor:
+    """kv_sharing in token_choice_router.py: keys and values of every layer are those of the first round, of all tokens."""
+    rows = []
+    for one in ids.tolist():
+        xs = [w["embed.weight"][i] for i in one]
+        shares = [(w["rounds.0.router.score.weight"] @ x).softmax(0) for x in xs]
+        picks = [int(share.argmax()) for share in shares]
+        state, kept = list(xs), {}
+        for number in range(3):
+            h = list(state)
+            for at in layers:
+                normed = [plain.rms(x, w[f"{at}.before.weight"]) for x in h]
+                kept.setdefault(at, normed)
+                mixed = [asks(w, f"{at}.own", x, t, kept[at]) for t, x in enumerate(normed)]
+                h = [x + y for x, y in zip(h, mixed, strict=True)]
+                h = [
+                    x + plain.swiglu(w, f"{at}.dense", plain.rms(x, w[f"{at}.after.weight"]))
+                    for x in h
+                ]
+            state = [y if pick >= number else x for x, y, pick in zip(state, h, picks, strict=True)]
+        rows.append(
+            [
+                x + share[pick] * (y - x)
+                for x, y, share, pick in zip(xs, state, shares, picks, strict=True)
+            ]
+        )
+    return logits(w, rows)
+
+
+def asks(w: dict[str, Tensor], at: str, x: Tensor, t: int, sources: list[Tensor]) -> Tensor:
+    """What one token reads of those that are not after it."""
+    size, mixed = x.shape[0] // HEADS, []
+    for h in range(HEADS):
+        part = slice(h * size, (h + 1) * size)
+        q = plain.turned((w[f"{at}.q.weight"] @ x)[part], t)
+        keys = [
+            plain.turned((w[f"{at}.k.weight"] @ y)[part], s) for s, y in enumerate(sources[: t + 1])
+        ]
+        weight = torch.stack([q @ k / size**0.5 for k in keys]).softmax(0)
+        mixed.append(
+            weight @ torch.stack([(w[f"{at}.v.weight"] @ y)[part] for y in sources[: t + 1]])
+        )
+    return w[f"{at}.o.weight"] @ torch.cat(mixed)
+
+
+LAYERS = {
+    FIRST: ("rounds.0.layer",),
+    PAIR: ("rounds.0.pair.layer.0", "rounds.0.pair.layer.1"),
+}
+
+
+@pytest.mark.parametrize("text", LAYERS, ids=("one layer", "two layers"))
+def test_all_rounds_may_read_the_keys_of_the_first(text):
+    module = built(spec(text))
+    model = model_of(module)
+    ids = tokens(2, 7)
+    output = model(ids)
+    assert set(output.routing["rounds.0.depths"].expert_NK.flatten().tolist()) == {0, 1, 2}
+    w = dict(model.named_parameters())
+    compare(output.logits, sees_first(w, ids, LAYERS[text]), model, "mor_token")
+    # A cache keeps them once, and who took part in the two rounds after.
+    model.eval()
+    memory = module.Cache()
+    model(ids, cache=memory)
+    assert len(memory.buffers) == 2 * len(LAYERS[text]) + 2
+    for sizes in ([1] * 7, [3, 1, 3]):
+        torch.testing.assert_close(stepped(model, module, ids, sizes), output.logits)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, :3] = False
+    alone = model(ids[1:, 3:]).logits[0]
+    torch.testing.assert_close(model(ids, mask=mask).logits[1, 3:], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_keys_of_their_own_are_another_function():
+    model = model_of(built(spec(FIRST)))
+    own = model_of(built(spec(FIRST.replace("keys = first", ""))))
+    ids = tokens(2, 7)
+    assert (model(ids).logits - own(ids).logits).abs().max() > 1e-3
+    graphs = [moedsl.pipeline.check(Source(spec(t), "m.moe")).graph
+              for t in (FIRST, FIRST.replace("keys = first", ""))]  # fmt: skip
+    shared, apart = (cost(graph).total for graph in graphs)
+    assert 3 * shared.cache_bytes == apart.cache_bytes and shared.flops == apart.flops
+
+
 def test_rounds_with_mixtures_inside_compile():
     model = model_of(built(spec(flow="2 * rounds", ffn="sparse")))
     ids = tokens()
@@ -204,6 +295,14 @@ def test_who_decides_is_said_once():
     assert codes(spec(DEPTHS.replace("adds", "decode = above(50%)\n    adds"))) == ["E0426"]
     assert codes(spec(DEPTHS.replace("adds", "score = linear(4) -> linear\n    adds"))) == ["E0426"]
     assert codes(spec("block rounds = recur(layer) {}")) == ["E0426"]
+    assert codes(spec("block rounds = recur(layer) { keep = [top(100%)]\n    keys = first }")) == [
+        "E0426"
+    ]
+    latent = spec(FIRST).replace(
+        "attention own {", "attention own = latent {\n    kv_rank = 4\n   "
+    )
+    latent = latent.replace("q, k = linear -> rope(theta = 1e4)", "head_dim = 4\n    rope_dim = 2")
+    assert codes(latent) == ["E0208"]
     assert codes(spec(DEPTHS.replace("top_k(1)", "top_k(2)"))) == ["E0427"]
     assert codes(spec(DEPTHS.replace("top_k(1)", "positive"))) == ["E0427"]
     assert codes(spec(DEPTHS.replace("gate =", "score = linear(4)\n    gate ="))) == ["E0403"]

@@ -39,6 +39,26 @@ class Depth(NamedTuple):
     among_BT: Tensor | None
 
 
+class FirstRound:
+    """Keys and values of a block's first round, which all its rounds read."""
+
+    def __init__(self) -> None:
+        self.kept: list[Tensor] = []
+        self.turn = 0
+
+    def again(self) -> "FirstRound":
+        """Begin a later round."""
+        self.turn = 0
+        return self
+
+    def remember(self, x_BTX: Tensor, cache: Cache | None) -> Tensor:
+        """In the first round x, after what the cache has; else what that was."""
+        if self.turn == len(self.kept):
+            self.kept.append(x_BTX if cache is None else cache.append(x_BTX))
+        self.turn += 1
+        return self.kept[self.turn - 1]
+
+
 def all_tokens(real_BT: Tensor | None) -> Chosen:
     """Every token, in its place."""
     return Chosen(None, real_BT, None)
