@@ -110,6 +110,7 @@ def route_view(op: ops.Route, record: str) -> RouteView:
         best=op.best,
         statistics=cast(tuple[Statistic, ...], op.statistics),
         devices=op.devices,
+        heads=op.heads,
         distribution=op.distribution,  # type: ignore[arg-type]
     )
 

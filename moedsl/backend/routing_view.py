@@ -40,6 +40,7 @@ class RouteView:
       whose `best` highest numbers have the largest sums.
     - `statistics`: what the losses and controllers of the spec read of it, in the order of `FIELDS`.
     - `devices`: on how many devices its experts stand, where a loss reads visits of them.
+    - `heads`: how many heads of a row decide so, each among experts of its own; 0 where the row does.
     - `record`: the named tuple that it gives.
     - `distribution`: the routing probability behind the statistics `probability` and `entropy`:
       the softmax of the logits, or their sigmoids divided by the sum of these.
@@ -60,6 +61,7 @@ class RouteView:
     statistics: tuple[Statistic, ...] = ()
     devices: int = 0
     distribution: Literal["softmax", "sigmoid"] = "softmax"
+    heads: int = 0
     record: str = "Routing"
 
     def __post_init__(self) -> None:
@@ -168,6 +170,7 @@ class PrintedRoute(Parts):
     backward_warps: int
     summary: str
     devices: int
+    heads: int
     inputs: tuple[str, ...]
     public_inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -253,6 +256,7 @@ def print_route(route: RouteView) -> PrintedRoute:
         backward_warps=8 if lanes >= 32 and route.groups == 1 else 4,
         summary=summary(route, kept_softmax, rank_scores),
         devices=route.devices,
+        heads=route.heads,
         **parameters(route),
     )
 
@@ -308,7 +312,8 @@ def summary(route: RouteView, kept_softmax: bool, rank_scores: bool) -> str:
     scores = {"softmax": "probabilities", "sigmoid": "sigmoids", "identity": "logits"}[route.score]
     ranked = scores if rank_scores else "logits"
     most = f"{route.top_k} largest" if route.top_k > 1 else "largest"
-    sentence = f"The {most} of {route.num_experts} {ranked}"
+    head = f"Of each of {route.heads} heads the" if route.heads else "The"
+    sentence = f"{head} {most} of {route.num_experts} {ranked}"
     sentence += ", corrected by a bias" if route.bias else ""
     if route.groups > 1:
         best = f"{route.best} best" if route.best > 1 else "best"

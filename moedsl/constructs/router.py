@@ -38,7 +38,7 @@ class Router(Construct):
     all. `choices` in these factors are all choices, so a factor says how much more an expert takes than at perfect balance.
 
     In a mixture it decides for that one alone. Applied to a tensor, `let pick = top2(h)`, it decides for every mixture
-    that names the decision, `router = pick`; it has as many choices as they have experts.
+    that names the decision, `router = pick`; it has as many choices as they have experts. `choices` is that number.
     """
 
     kind = "router"

@@ -194,6 +194,8 @@ def serve(build: Builder, router: Router, picked: Value, choices: Dim, rows: Val
     picks, among = kept.size or 1, choices.size or 1
     if is_by_kind(router):
         return _serve_kinds(build, router, picked, among)
+    if heads is not None and shared_room.refused(build, router, "heads have experts of their own"):
+        return Served(picked, build.poison(picked))
     if shared_room.is_shared(router):
         return shared_room.serve(build, router, picked, choices)
     group = size = group_size(build, router, picked if heads is None else rows)

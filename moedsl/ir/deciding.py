@@ -3,7 +3,7 @@ top2(h)`, decides for every mixture that names the decision, and has as many cho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from moedsl.ir.readings import wanted_of
 from moedsl.ir.walk import takes_choices
 from moedsl.model import terms
 from moedsl.model.terms import Term
+from moedsl.model.users import kind_of
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -146,51 +147,9 @@ def _choices(build: Builder, moe: terms.Recipe) -> Dim:
     return build.dim(sum(count for _, count, _ in bank), moe.origin("experts"), "E")
 
 
-# --- who uses a decision --------------------------------------------------------------------------
-
-
 def is_decision(term: Term) -> bool:
     """A router that is applied to a tensor."""
     if not isinstance(term, terms.Apply):
         return False
     last = term.recipe.stages[-1] if isinstance(term.recipe, terms.Flow) else term.recipe
-    return isinstance(last, terms.Recipe) and _kind(last) == "router"
-
-
-def users(name: str, after: Sequence[Term | terms.Let | terms.Assign]) -> list[terms.Recipe]:
-    """The mixtures in what comes after a `let` that name it as their router."""
-    return list(_in_sequence(after, frozenset((name,))))
-
-
-def _in_sequence(
-    after: Sequence[Term | terms.Let | terms.Assign], names: frozenset[str]
-) -> Iterator[terms.Recipe]:
-    for one in after:
-        if not isinstance(one, terms.Let | terms.Assign):
-            yield from _users(one, names)
-            continue
-        yield from _users(one.value, names)
-        names = names | {one.name} if _is(one.value, names) else names - {one.name}
-
-
-def _users(term: Term, names: frozenset[str]) -> Iterator[terms.Recipe]:
-    if not isinstance(term, terms.Recipe):
-        for child in term.parts:
-            yield from _users(child, names)
-        return
-    settings = dict(term.settings)
-    if _kind(term) == "moe" and _is(settings["router"], names):
-        yield term
-    given = {name for name, value in term.bound if _is(value, names)}
-    inner = names - {name for name, _ in term.bound} | given
-    yield from _in_sequence((*term.body, *settings.values()), inner)
-
-
-def _is(term: Term, names: frozenset[str]) -> bool:
-    return isinstance(term, terms.Tensor) and term.name in names
-
-
-def _kind(recipe: terms.Recipe) -> str:
-    from moedsl.constructs.registry import constructs
-
-    return constructs()[recipe.construct].kind
+    return isinstance(last, terms.Recipe) and kind_of(last) == "router"

@@ -13,6 +13,7 @@ from moedsl.ir.shapes import is_ids, is_sequence, per_sequence
 from moedsl.ir.walk import fits_width, flattened, sets_width, takes_width
 from moedsl.model import terms
 from moedsl.model.terms import Term, type_of
+from moedsl.model.users import users
 
 if TYPE_CHECKING:
     from moedsl.constructs.declare import Construct
@@ -29,7 +30,7 @@ def statement(
     build.spans.append(one.span)
     old = build.scope.get(one.name)
     if deciding.is_decision(one.value):
-        build.frame.mixtures = deciding.users(one.name, after)
+        build.frame.mixtures = users(one.name, after)
     value = build.evaluate(one.value)
     build.frame.mixtures = ()
     if isinstance(one, terms.Assign) and old is not None:

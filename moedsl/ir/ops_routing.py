@@ -291,7 +291,8 @@ class Route(Op):
     `before`: the score runs over all logits before selection; else over the kept ones alone. `normalize` divides the
     kept by their sum plus `eps`; `scale` multiplies last. `distribution` is the probability that losses read. With a
     `bias`, the second input, what is ranked is the score (`before`) or the logit plus that. Only choices of the `keep`
-    best of `groups` are kept (see `LimitGroups`). `devices`: those whose visits are counted.
+    best of `groups` are kept (see `LimitGroups`). `devices`: those whose visits are counted. With `heads` each head of a
+    token decides so among choices of its own, and the record has the picks and choices of all (`in_record`).
     """
 
     name: str
@@ -309,6 +310,8 @@ class Route(Op):
     statistics: tuple[str, ...] = ()
     distribution: str = "softmax"  # softmax | sigmoid
     devices: int = 0
+    heads: int = 0
+    in_record: tuple[Dim, Dim] | None = None
     carries: ClassVar[tuple[int, ...] | None] = (0,)
 
     @property
@@ -345,4 +348,4 @@ class Route(Op):
         return (f".routing:route_{self.name}",)
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
-        return (RecordType("Routing", (self.kept, self.choices), self.read),)
+        return (RecordType("Routing", self.in_record or (self.kept, self.choices), self.read),)

@@ -6,7 +6,7 @@ from dataclasses import field
 
 from moedsl.constructs.declare import Construct
 from moedsl.frozen import record
-from moedsl.model import evaluate, merge, misfits, problems, terms
+from moedsl.model import decided, evaluate, merge, misfits, problems, terms
 from moedsl.model.run import Run
 from moedsl.model.scope import At, Entry, Env, Frame, Layer, tensors
 from moedsl.source import Span
@@ -63,7 +63,7 @@ def block(
     healthy = len(run.sink.found) == before
     run.keep(frame, body)
     with run.body(mentions=True):
-        done = [_evaluated(body, statement, at) for statement in body.statements]
+        done = _in_turn(body, at)
     if not healthy or None in done:
         return None
     return terms.Recipe(cls.name, name, (), name, tuple(done), doc=doc, span=span)  # type: ignore[arg-type]
@@ -123,11 +123,37 @@ def _assign(body: _Body, layer: Layer, statement: ast.Assign, target: ast.Path) 
         problems.not_a_stream(body.run.sink, name, target.span, names)
 
 
+def _in_turn(body: _Body, at: At) -> list[terms.Let | terms.Assign | None]:
+    """Statements in order; decisions after those who use them, as if in their place."""
+    frame, waiting = body.frame, []
+    done: list[terms.Let | terms.Assign | None] = []
+    for index, one in enumerate(body.statements):
+        if one.let and decided.decides(body.run, one.value, one.env):
+            waiting.append((index, dict(frame.names)))
+            _name(body, one)
+            done.append(None)
+        else:
+            done.append(_evaluated(body, one, at))
+    names = frame.names
+    for index, known in waiting:
+        one = body.statements[index]
+        after = [other for other in done[index + 1 :] if other is not None]
+        frame.names = known
+        done[index] = _evaluated(body, one, decided.at_decision(at, one.name, after))
+    frame.names = names
+    return done
+
+
+def _name(body: _Body, let: _Statement) -> None:
+    frame = body.frame
+    frame.names[let.name] = Entry(let.name, "let", frame, None, let.span, let.value)
+
+
 def _evaluated(body: _Body, statement: _Statement, at: At) -> terms.Let | terms.Assign | None:
     run, name, span = body.run, statement.name, statement.span
     term = evaluate.evaluate(run, statement.value, statement.env, at)
     if statement.let:
-        body.frame.names[name] = Entry(name, "let", body.frame, None, span, statement.value)
+        _name(body, statement)
     if term is None:
         return None
     kind = terms.type_of(term)

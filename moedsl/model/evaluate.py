@@ -141,7 +141,7 @@ def position(run: Run, name: str, span: Span, at: At) -> terms.Number | None:
                 "E0201",
                 "`choices` is not known here",
                 span,
-                help="it is the size of the bank a router stands beside: use the router there, not in a `let`",
+                help="it is the number of experts of the mixture that decides, or of those that name a decision, where they agree",
             )
             return None
         return terms.Number(at.choices, span)

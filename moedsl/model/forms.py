@@ -8,7 +8,18 @@ from functools import cached_property
 
 from moedsl.constructs.declare import Bank, Construct, Expression
 from moedsl.frozen import record
-from moedsl.model import banks, blocks, evaluate, instance, merge, misfits, problems, terms, values
+from moedsl.model import (
+    banks,
+    blocks,
+    decided,
+    evaluate,
+    instance,
+    merge,
+    misfits,
+    problems,
+    terms,
+    values,
+)
 from moedsl.model.algebra import changed
 from moedsl.model.defaults import constant, default_entry
 from moedsl.model.lets import in_order
@@ -29,6 +40,7 @@ class _Filling:
     frame: Frame
     at: At
     span: Span
+    named: list[tuple[Entry, Env]] | None = None
 
     @cached_property
     def blaming(self) -> At:
@@ -60,6 +72,7 @@ def instantiate(
     with run.body(mentions=False):
         lets = _lets(filling)
         settings = _settings(filling)
+        lets = _decisions(filling, lets, settings)
     if settings is None or lets is None or not healthy:
         return None
     origins = tuple([(n, e.span) for n, e in frame.given.items() if not e.implicit])
@@ -68,7 +81,7 @@ def instantiate(
         name,
         settings,
         name,
-        lets,
+        tuple(lets),
         doc=doc,
         given=frozenset([n for n, _ in origins]),
         origins=origins,
@@ -77,23 +90,51 @@ def instantiate(
     return recipe if instance.checked(run, recipe) else None
 
 
-def _lets(filling: _Filling) -> tuple[terms.Let, ...] | None:
-    """Tensors named in the body: they read `x` and each other."""
-    run, lets, good = filling.run, [], True
-    for entry in list(filling.frame.names.values()):
-        if entry.kind != "let" or entry.value is None:
-            continue
-        env = Env(implicit("x"), entry.env)
-        run.keep(env)
-        term = evaluate.evaluate(run, entry.value, env, filling.at)
-        if term is not None and terms.type_of(term) != "tensor":
-            misfits.wrong_type(run.sink, f"`let {entry.name}`", "a tensor", term, entry.span)
-            term = None
-        good = good and term is not None
-        if term is not None:
-            lets.append(terms.Let(entry.name, term, entry.span))
-    ordered = in_order(run, lets) if good else None
-    return None if ordered is None else tuple(ordered)
+def _lets(filling: _Filling) -> list[terms.Let] | None:
+    """Tensors named in the body: they read `x` and each other. Decisions wait for those who use them."""
+    found = [
+        _let(filling, entry, env, filling.at)
+        for entry, env in _named(filling)
+        if not decided.decides(filling.run, entry.value, env)
+    ]
+    return None if None in found else found  # type: ignore[return-value]
+
+
+def _decisions(
+    filling: _Filling,
+    lets: list[terms.Let] | None,
+    settings: tuple[tuple[str, terms.Term], ...] | None,
+) -> list[terms.Let] | None:
+    """All tensors named in the body, in order."""
+    after = [*(lets or []), *(term for _, term in settings or ())]
+    found: list[terms.Let | None] = [
+        _let(filling, entry, env, decided.at_decision(filling.at, entry.name, after))
+        for entry, env in _named(filling)
+        if decided.decides(filling.run, entry.value, env)
+    ]
+    if lets is None or None in found:
+        return None
+    places = {name: place for place, name in enumerate(filling.frame.names)}
+    every = sorted([*lets, *found], key=lambda let: places[let.name])  # type: ignore[union-attr]
+    return in_order(filling.run, every)  # type: ignore[arg-type]
+
+
+def _named(filling: _Filling) -> list[tuple[Entry, Env]]:
+    """What `let` names in the body, each with where it is read."""
+    if filling.named is None:
+        entries = [e for e in filling.frame.names.values() if e.kind == "let" and e.value]
+        filling.named = [(entry, Env(implicit("x"), entry.env)) for entry in entries]
+        filling.run.keep(*(env for _, env in filling.named))
+    return filling.named
+
+
+def _let(filling: _Filling, entry: Entry, env: Env, at: At) -> terms.Let | None:
+    assert entry.value is not None
+    term = evaluate.evaluate(filling.run, entry.value, env, at)
+    if term is not None and terms.type_of(term) != "tensor":
+        misfits.wrong_type(filling.run.sink, f"`let {entry.name}`", "a tensor", term, entry.span)
+        return None
+    return None if term is None else terms.Let(entry.name, term, entry.span)
 
 
 def _settings(filling: _Filling) -> tuple[tuple[str, terms.Term], ...] | None:

@@ -7,6 +7,7 @@ from dataclasses import field
 from moedsl.constructs.declare import Construct
 from moedsl.frozen import frozen, record
 from moedsl.model import (
+    decided,
     defaults,
     evaluate,
     lets,
@@ -198,10 +199,17 @@ def _parts(run: Run, frame: Frame) -> _Parts:
         for entry in entries:
             if entry.kind == "input":
                 _input(run, parts, entry, at)
+        lets_ = [entry for entry in entries if entry.kind == "let"]
+        later = {
+            entry.name: entry for entry in lets_ if decided.decides(run, entry.value, entry.env)
+        }
         for kind in ("let", "output"):
             for entry in entries:
-                if entry.kind == kind:
+                if entry.kind == kind and entry.name not in later:
                     _tensor(run, parts, entry, at)
+        for entry in later.values():  # decisions, after those who use them
+            after = [*parts.lets, *(output.value for output in parts.outputs)]
+            _tensor(run, parts, entry, decided.at_decision(at, entry.name, after))
     ordered = lets.in_order(run, parts.lets)
     told = sum(entry.kind in ("let", "input") for entry in entries)
     if ordered is None or len(parts.inputs) + len(ordered) < told:

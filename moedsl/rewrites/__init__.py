@@ -10,11 +10,12 @@ from moedsl.ir.starts import starts
 from moedsl.rewrites.copies import copied
 from moedsl.rewrites.fuse_gate_up import fuse_gate_up
 from moedsl.rewrites.fuse_routes import fuse_routes
+from moedsl.rewrites.join_equal import join_equal
 from moedsl.rewrites.widen_shared import widen_shared
 
 # What puts several weights of the spec into one parameter.
 JOINING: tuple[Callable[[Graph], None], ...] = (widen_shared, fuse_gate_up)
-PASSES: tuple[Callable[[Graph], None], ...] = (widen_shared, fuse_gate_up, fuse_routes)
+PASSES: tuple[Callable[[Graph], None], ...] = (widen_shared, fuse_gate_up, fuse_routes, join_equal)
 
 
 def rewrite(graph: Graph) -> Graph:

@@ -15,14 +15,17 @@ from dataclasses import replace
 from typing import Any
 
 from moedsl.frozen import frozen
-from moedsl.ir.graph import Graph, Node, Unit, Value
+from moedsl.ir.graph import Dim, Graph, Node, Unit, Value
 from moedsl.ir.ops import (
     Cast,
     Combination,
     Correction,
     Gather,
+    HeadRows,
     LimitGroups,
+    MergeHeadRows,
     Normalize,
+    NumberByHead,
     Pointwise,
     Route,
     Routed,
@@ -31,6 +34,7 @@ from moedsl.ir.ops import (
     Statistic,
     TopK,
 )
+from moedsl.ir.ops_base import dims_of
 
 _SIGMOID = "{0}.sigmoid()"
 _KNOWN = ("choices", "first", "probability", "z", "entropy", "tokens")  # to the kernel
@@ -47,11 +51,14 @@ def fuse_routes(graph: Graph) -> None:
 def _fuse(unit: Unit, routed: Node, names: dict[str, Route]) -> None:
     assert isinstance(routed.op, Routed)
     expert, weight, logits, *statistics = routed.inputs
-    steps = Steps({value: node for node in unit.nodes for value in node.outputs}, logits)
+    of = {value: node for node in unit.nodes for value in node.outputs}
+    heads = _by_head(of, expert, weight, logits)
+    steps = Steps(of, heads.logits if heads else logits, heads is not None)
+    expert, weight = (heads.expert, heads.weight) if heads else (expert, weight)
     form = steps.weights(weight, expert)
     read = steps.statistics(statistics)
     ranked, bias, limit = steps.ranked(expert)
-    if form is None or read is None or not ranked:
+    if form is None or read is None or not ranked or (heads and bias):
         return
     if bias or (limit and limit["best"] > 1):
         form = _ranked_alike(form, ranked)
@@ -59,8 +66,10 @@ def _fuse(unit: Unit, routed: Node, names: dict[str, Route]) -> None:
             return
     route = Route(
         name=unit.name,
-        kept=routed.op.kept,
-        choices=routed.op.choices,
+        kept=heads.kept if heads else routed.op.kept,
+        choices=heads.choices if heads else routed.op.choices,
+        heads=heads.count if heads else 0,
+        in_record=(routed.op.kept, routed.op.choices) if heads else None,
         bias=bool(bias),
         **limit,
         **form,
@@ -68,12 +77,38 @@ def _fuse(unit: Unit, routed: Node, names: dict[str, Route]) -> None:
     )
     route = _named(route, names)
     rest = steps.of[statistics[-1]].inputs[1:] if statistics else ()
+    if heads and rest:  # rows of tokens: their heads follow
+        rest = (of[rest[0]].inputs[0], *rest[1:])
     unit.nodes.remove(routed)
     unit.nodes.append(
         Node(route, (logits, *bias, *rest), routed.outputs, span=routed.span, role="routing")
     )
     _prune(unit)
     _unname(unit, logits)
+
+
+@frozen
+class _Heads:
+    """A decision that is made for each head: what it is for the rows that are heads."""
+
+    count: int
+    kept: Dim
+    choices: Dim
+    expert: Value
+    weight: Value
+    logits: Value
+
+
+def _by_head(of: dict[Value, Node], expert: Value, weight: Value, logits: Value) -> _Heads | None:
+    numbered, merged = of.get(expert), of.get(weight)
+    opened = (n for n in of.values() if isinstance(n.op, HeadRows) and n.inputs[0] is logits)
+    rows = next(opened, None)
+    match numbered, merged, rows:
+        case Node(op=NumberByHead() as op), Node(op=MergeHeadRows()), Node(op=HeadRows() as own):
+            picks = dims_of(numbered.inputs[0].type).dims[-1]
+            inner = numbered.inputs[0], merged.inputs[0], rows.outputs[0]
+            return _Heads(op.heads.size or 1, picks, own.part, *inner)
+    return None
 
 
 def _ranked_alike(form: dict[str, Any], ranked: str) -> dict[str, Any] | None:
@@ -105,6 +140,7 @@ class Steps:
 
     of: dict[Value, Node]
     logits: Value
+    by_head: bool = False
 
     def maker(self, value: Value) -> Node | None:
         """What made it, casts aside."""
@@ -188,14 +224,26 @@ class Steps:
             if not isinstance(node.op, Statistic) or node.op.which not in _KNOWN:
                 return None
             if node.op.which in ("probability", "entropy"):
-                source = self.score(node.inputs[0])
-                wanted = {"softmax": "identity", "given": "softmax", "normalize": "sigmoid"}
-                if source != wanted[node.op.form]:
+                source = self.distribution(node)
+                if not source:
                     return None
                 distribution = "sigmoid" if source == "sigmoid" else "softmax"
             if node.op.which != "tokens":
                 which.append(node.op.which)
         return {"statistics": tuple(which), "distribution": distribution, "devices": devices}
+
+    def distribution(self, node: Node) -> str:
+        """The function of logits whose distribution a statistic reads; "" for others."""
+        assert isinstance(node.op, Statistic)
+        form, value = node.op.form, node.inputs[0]
+        if self.by_head:  # normalised by head, then put together
+            value = self.of[value].inputs[0]
+            made = self.maker(value)
+            if made is not None and isinstance(made.op, Normalize):
+                form, value = "normalize", made.inputs[0]
+        source = self.score(value)
+        wanted = {"softmax": "identity", "given": "softmax", "normalize": "sigmoid"}
+        return (source if source != "identity" else "softmax") if source == wanted[form] else ""
 
 
 def _unname(unit: Unit, value: Value) -> None:

@@ -14,6 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import moedsl.pipeline
+from moedsl.ir.routers import routers
+from moedsl.rewrites import rewrite
+from moedsl.source import Source
 from tests.agree import agree
 from tests.systems.small import built, codes, model_of, tokens
 
@@ -171,6 +175,40 @@ def test_load_is_expected_of_each_head(bar: str) -> None:
     torch.testing.assert_close(output.losses["read.load"], wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_heads_decide_in_one_kernel_where_tokens_do() -> None:
+    def kernels(*parts: str) -> list[bool]:
+        result = moedsl.pipeline.check(Source(spec(*parts), "m.moe"))
+        return [note.kernel for note in routers(rewrite(result.graph))]
+
+    assert kernels(ROUTER, "loss = [balance(1, over = sequence), z(1), entropy(1)]") == [True]
+    assert kernels("gate = score -> sigmoid\n    select = top_k(2)") == [True]
+    assert kernels(ROUTER, "loss = importance(1)") == [False]
+    assert kernels(ROOM + "1") == [False]
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_the_kernel_of_heads_is_its_steps(score: str) -> None:
+    """Of each sequence; the same record as that of steps, which another statistic asks for."""
+    router = f"gate = score -> {score}\n    select = top_k(2)\n    weigh = gate -> normalize -> scale(2.5)"
+    losses = "balance(1, over = sequence), balance(0.5, count = first), z(1), entropy(1)"
+    fused = model_of(built(spec(router, f"loss = [{losses}]")))
+    steps = model_of(built(spec(router, f"loss = [{losses}, importance(0)]")))
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    one, two = (model(tokens(), mask=mask) for model in (fused, steps))
+    agree(one.logits, two.logits, 1e-12)
+    for name, value in one.losses.items():
+        torch.testing.assert_close(value, two.losses[name])
+    for place, record in one.routing.items():
+        for field in record._fields:
+            torch.testing.assert_close(getattr(record, field), getattr(two.routing[place], field))
+    grads = []
+    for output, model in ((one, fused), (two, steps)):
+        total = output.logits.square().mean() + sum(output.losses.values())
+        grads.append(torch.autograd.grad(total, model.layer[0].own.v.router.score.weight)[0])
+    agree(*grads, 1e-10, of="gradients")
+
+
 # --- room ------------------------------------------------------------------------------------------
 
 
@@ -321,6 +359,7 @@ def test_balancing_has_a_number_for_each_expert_of_each_head() -> None:
 def test_what_stays_refused() -> None:
     choose = "gate = score -> softmax\n    select = expert_choice\n    capacity = 1\n    overflow = zero\n    lookahead = allowed"
     assert codes(spec(choose)) == ["E0420"]
+    assert codes(spec(ROOM + "room(1, devices = 2)")) == ["E0420"]
     positive = "gate = score -> relu\n    select = positive\n    overflow = zero"
     assert codes(spec(positive, "loss = l1(ramp(0, 1, 9))")) == []
     assert codes(spec(positive, "loss = l1(sparsity(0.5))")) == ["E0208"]

@@ -121,7 +121,6 @@ class Top2(nn.Module):
         )
         served_NK = serve_by_rank(expert2_NK, 512, size, slots, real_N)
         rows = num_slots(expert2_NK, 512, size, slots)
-        y_NK = gate_NE.gather(-1, expert_NK)
         weight_NK = y_NK / (y_NK.sum(-1, keepdim=True) + 1e-09)
         weight_NK = weight_NK.where(served_NK < 512, 0)
         first = segment_sum(

@@ -112,6 +112,124 @@ def route_by_sigmoid_fwd_kernel(
     o_t = i_b * BT + tl.arange(0, BT)
     m_t = o_t < T
     o_n = i_s.to(tl.int64) * T + o_t
+    o_e = tl.arange(0, 16)
+    m_e = o_e < 10
+    m_te = m_t[:, None] & m_e[None, :]
+    # [BT, 16]
+    o_te = o_n[:, None] * 10 + o_e[None, :]
+    b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+    b_score = tl.sigmoid(b_z)
+    b_key = rankable(b_z)
+    b_key = tl.where(m_e[None, :], b_key, float("-inf"))
+    b_rank = choose(b_key, o_e, 2)
+    m_kept = b_rank < 2
+    b_weight = tl.where(m_kept, b_score, 0.0)
+    # Each kept expert stores itself at its rank.
+    o_nk = o_n[:, None] * 2 + b_rank
+    m_nk = m_t[:, None] & m_kept
+    tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
+    tl.store(expert_NK + o_nk, o_e[None, :].to(tl.int64), mask=m_nk)
+
+    m_real = m_t
+    if real_N is not None:
+        m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+    o_b = i_s * tl.num_programs(0) + i_b
+    o_be = o_b * 10 + o_e
+    b_p = softmax(b_z)
+    b_probability = tl.sum(tl.where(m_real[:, None], b_p, 0.0), 0)
+    tl.store(probability_SBE + o_be, b_probability, mask=m_e)
+
+
+@guarded
+def route_by_sigmoid(
+    logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
+) -> tuple[Tensor, ...]:
+    N = logits_NE.shape[0]
+    weight_NK = logits_NE.new_empty(N, 2, dtype=torch.float32)
+    expert_NK = logits_NE.new_empty(N, 2, dtype=torch.int64)
+    S, T = num_sequences, N // num_sequences
+    B = triton.cdiv(T, 64)
+    probability_SBE = logits_NE.new_empty(S, B, 10, dtype=torch.float32)
+    probability_SE = logits_NE.new_empty(S, 10, dtype=torch.float32)
+    route_by_sigmoid_fwd_kernel[(B, S)](
+        logits_NE, real_N, weight_NK, expert_NK, probability_SBE, T, BT=64, num_warps=4
+    )
+    grid = (triton.cdiv(10, 16), S)
+    sum_blocks_kernel[grid](probability_SBE, probability_SE, B, E=10, BB=128, BE=16)
+    return weight_NK, expert_NK, probability_SE
+
+
+@triton.jit(do_not_specialize=["T"])
+def route_by_sigmoid_bwd_kernel(
+    d_weight_NK,
+    d_probability_SE,
+    logits_NE,
+    expert_NK,
+    real_N,
+    d_logits_NE,
+    T,
+    BT: tl.constexpr,
+):
+    """The gradient of BT rows of logits, from their weights and statistics."""
+    i_b, i_s = tl.program_id(0), tl.program_id(1)
+    o_t = i_b * BT + tl.arange(0, BT)
+    m_t = o_t < T
+    o_n = i_s.to(tl.int64) * T + o_t
+    o_e = tl.arange(0, 16)
+    m_e = o_e < 10
+    m_te = m_t[:, None] & m_e[None, :]
+    # [BT, 16]
+    o_te = o_n[:, None] * 10 + o_e[None, :]
+    _, b_d = load_kept(d_weight_NK, expert_NK, o_n, m_t, o_e, 2)
+    b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+    b_p = softmax(b_z)
+    b_s = tl.sigmoid(b_z)
+    b_d_z = b_d * b_s * (1 - b_s)
+
+    m_real = m_t
+    if real_N is not None:
+        m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+    b_d_p = tl.load(d_probability_SE + i_s * 10 + o_e, mask=m_e, other=0.0)[None, :]
+    b_d_p = tl.where(m_real[:, None], b_d_p, 0.0)
+    b_d_z += softmax_backward(b_d_p, b_p)
+    tl.store(d_logits_NE + o_te, b_d_z, mask=m_te)
+
+
+@guarded
+def route_by_sigmoid_backward(
+    d_weight_NK: Tensor,
+    d_probability_SE: Tensor,
+    logits_NE: Tensor,
+    expert_NK: Tensor,
+    real_N: Tensor | None,
+    num_sequences: int,
+) -> Tensor:
+    d_logits_NE = torch.empty_like(logits_NE)
+    T = logits_NE.shape[0] // num_sequences
+    grid = (triton.cdiv(T, 64), num_sequences)
+    route_by_sigmoid_bwd_kernel[grid](
+        d_weight_NK,
+        d_probability_SE,
+        logits_NE,
+        expert_NK,
+        real_N,
+        d_logits_NE,
+        T,
+        BT=64,
+        num_warps=4,
+    )
+    return d_logits_NE
+
+
+@triton.jit(do_not_specialize=["T"])
+def route_by_sigmoid_of_387_fwd_kernel(
+    logits_NE, real_N, weight_NK, expert_NK, probability_SBE, T, BT: tl.constexpr
+):
+    """Choose and weigh BT rows of one sequence, and sum their statistics."""
+    i_b, i_s = tl.program_id(0), tl.program_id(1)
+    o_t = i_b * BT + tl.arange(0, BT)
+    m_t = o_t < T
+    o_n = i_s.to(tl.int64) * T + o_t
     o_e = tl.arange(0, 512)
     m_e = o_e < 387
     m_te = m_t[:, None] & m_e[None, :]
@@ -141,7 +259,7 @@ def route_by_sigmoid_fwd_kernel(
 
 
 @guarded
-def route_by_sigmoid(
+def route_by_sigmoid_of_387(
     logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
 ) -> tuple[Tensor, ...]:
     N = logits_NE.shape[0]
@@ -151,7 +269,7 @@ def route_by_sigmoid(
     B = triton.cdiv(T, 4)
     probability_SBE = logits_NE.new_empty(S, B, 387, dtype=torch.float32)
     probability_SE = logits_NE.new_empty(S, 387, dtype=torch.float32)
-    route_by_sigmoid_fwd_kernel[(B, S)](
+    route_by_sigmoid_of_387_fwd_kernel[(B, S)](
         logits_NE, real_N, weight_NK, expert_NK, probability_SBE, T, BT=4, num_warps=8
     )
     grid = (triton.cdiv(387, 16), S)
@@ -160,7 +278,7 @@ def route_by_sigmoid(
 
 
 @triton.jit(do_not_specialize=["T"])
-def route_by_sigmoid_bwd_kernel(
+def route_by_sigmoid_of_387_bwd_kernel(
     d_weight_NK,
     d_probability_SE,
     logits_NE,
@@ -196,7 +314,7 @@ def route_by_sigmoid_bwd_kernel(
 
 
 @guarded
-def route_by_sigmoid_backward(
+def route_by_sigmoid_of_387_backward(
     d_weight_NK: Tensor,
     d_probability_SE: Tensor,
     logits_NE: Tensor,
@@ -207,7 +325,7 @@ def route_by_sigmoid_backward(
     d_logits_NE = torch.empty_like(logits_NE)
     T = logits_NE.shape[0] // num_sequences
     grid = (triton.cdiv(T, 4), num_sequences)
-    route_by_sigmoid_bwd_kernel[grid](
+    route_by_sigmoid_of_387_bwd_kernel[grid](
         d_weight_NK,
         d_probability_SE,
         logits_NE,

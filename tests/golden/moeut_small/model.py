@@ -8,8 +8,8 @@ and experts read the stream as it is.
 243.3 million parameters, 32.0 million of them active for a token.
 
 Shapes: B batch, T tokens, N rows of all sequences, M heads of all rows, D width 1024,
-V vocabulary 8000, H heads 4, C head size 128, E experts 10 or 40,
-K chosen per row 2 or 8, F inner width 128, R routed rows, I 512.
+V vocabulary 8000, H heads 4, C head size 128, K chosen per row 2, F inner width 128,
+R routed rows, I 512.
 """
 
 from typing import Any, NamedTuple
@@ -19,19 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .arranging import merge_plan, number_by_head
+from .arranging import merge_plan
 from .experts import grouped_linear
 from .initial import equal_rows_, named_generator, normal_, uniform_
 from .penalties import sequence_entropy
-from .reference import segment_sum, wide
 from .routing import (
     Dispatch,
     Routing,
     combine,
-    count_tokens,
     dispatch,
     gather_rows,
     route_by_sigmoid,
+    route_by_sigmoid_of_387,
 )
 from .state import Cache, Rotary, attend, causal_mask, positions, rotary_table, rotate
 
@@ -57,18 +56,7 @@ class BySigmoidOf10(nn.Module):
     def forward(
         self, x_ND: Tensor, real_N: Tensor | None, num_sequences: int
     ) -> Routing:
-        score_NE = self.score(x_ND)
-        score_ME = wide(score_NE.reshape(-1, 10))
-        gate_ME = score_ME.sigmoid()
-        expert_MK = gate_ME.sort(dim=-1, descending=True, stable=True).indices[:, :2]
-        weight_MK = gate_ME.gather(-1, expert_MK)
-        expert_NK = number_by_head(expert_MK, 4, 10)
-        weight_NK = weight_MK.view(-1, 8)
-        real_M = None if real_N is None else real_N.repeat_interleave(4)
-        probability_NE = score_ME.softmax(-1).view(-1, 40)
-        probability = segment_sum(probability_NE, real_N, num_sequences)
-        tokens = count_tokens(score_ME, real_M, num_sequences)
-        return Routing(expert_NK, weight_NK, score_NE, probability, tokens)
+        return route_by_sigmoid(self.score(x_ND), real_N, num_sequences)
 
 
 class ReadExperts(nn.Module):
@@ -189,7 +177,7 @@ class BySigmoidOf387(nn.Module):
     def forward(
         self, x_ND: Tensor, real_N: Tensor | None, num_sequences: int
     ) -> Routing:
-        return route_by_sigmoid(self.score(x_ND), real_N, num_sequences)
+        return route_by_sigmoid_of_387(self.score(x_ND), real_N, num_sequences)
 
 
 class SparseExperts(nn.Module):

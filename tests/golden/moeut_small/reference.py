@@ -51,6 +51,44 @@ def segment_spread(
 def route_by_sigmoid(
     logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
 ) -> tuple[Tensor, ...]:
+    """Of each of 4 heads the 2 largest of 10 logits; weights are the sigmoids of the
+    chosen."""
+    z_NE = wide(logits_NE)
+    score_NE = z_NE.sigmoid()
+    expert_NK = choose(rankable(z_NE), 2)
+    weight_NK = score_NE.gather(1, expert_NK)
+    probability_NE = z_NE.softmax(1)
+    return (
+        weight_NK,
+        expert_NK,
+        segment_sum(probability_NE, real_N, num_sequences),
+    )
+
+
+def route_by_sigmoid_backward(
+    d_weight_NK: Tensor,
+    d_probability_SE: Tensor,
+    logits_NE: Tensor,
+    expert_NK: Tensor,
+    real_N: Tensor | None,
+    num_sequences: int,
+) -> Tensor:
+    """The gradient of the logits, [N, E]; the choice itself has none."""
+    z_NE = wide(logits_NE)
+    rows = z_NE.shape[0] // num_sequences
+    p_NE = z_NE.softmax(1)
+    s_NE = z_NE.sigmoid()
+    d_kept_NK = d_weight_NK
+    d_score_NE = torch.zeros_like(z_NE).scatter(1, expert_NK, d_kept_NK)
+    d_z_NE = d_score_NE * s_NE * (1 - s_NE)
+    d_p_NE = segment_spread(d_probability_SE, real_N, rows)
+    d_z_NE = d_z_NE + softmax_backward(d_p_NE, p_NE)
+    return d_z_NE.to(logits_NE.dtype)
+
+
+def route_by_sigmoid_of_387(
+    logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
+) -> tuple[Tensor, ...]:
     """The 16 largest of 387 logits; weights are the sigmoids of the chosen."""
     z_NE = wide(logits_NE)
     score_NE = z_NE.sigmoid()
@@ -64,7 +102,7 @@ def route_by_sigmoid(
     )
 
 
-def route_by_sigmoid_backward(
+def route_by_sigmoid_of_387_backward(
     d_weight_NK: Tensor,
     d_probability_SE: Tensor,
     logits_NE: Tensor,

@@ -68,16 +68,36 @@ def count_tokens(
     return torch.full((num_sequences,), rows, device=logits_NE.device)
 
 
+def heads_apart(x_NX: Tensor, num_heads: int) -> Tensor:
+    """Each head's part of a row as a row of its own, head after head, [M, X]."""
+    return x_NX.unflatten(1, (num_heads, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def heads_together(x_MX: Tensor, num_heads: int) -> Tensor:
+    """And back: what the heads of a row have side by side, [N, X]."""
+    return x_MX.unflatten(0, (num_heads, -1)).transpose(0, 1).flatten(1)
+
+
 def route_by_sigmoid(
     logits_NE: Tensor, real_N: Tensor | None = None, num_sequences: int = 1
 ) -> Routing:
-    """The 16 largest of 387 logits; weights are the sigmoids of the chosen.
+    """Of each of 4 heads the 2 largest of 10 logits; weights are the sigmoids of the
+    chosen.
 
     real_N, bool, is False at padding, which is routed but not counted.
     """
-    weight_NK, expert_NK, *sums = route_by_sigmoid_op(logits_NE, real_N, num_sequences)
-    tokens_S = count_tokens(logits_NE, real_N, num_sequences)
-    return Routing(expert_NK, weight_NK, logits_NE, *sums, tokens_S)
+    logits_ME = heads_apart(logits_NE, 4)
+    real_M = None if real_N is None else real_N.repeat(4)
+    weight_MK, expert_MK, probability_SE = route_by_sigmoid_op(
+        logits_ME, real_M, 4 * num_sequences
+    )
+    head_M1 = torch.arange(expert_MK.shape[0], device=logits_NE.device).unsqueeze(1)
+    first_M1 = head_M1 // logits_NE.shape[0] * 10
+    expert_NK = heads_together(expert_MK + first_M1, 4)
+    weight_NK = heads_together(weight_MK, 4)
+    probability_SE = heads_together(probability_SE, 4)
+    tokens_S = 4 * count_tokens(logits_NE, real_N, num_sequences)
+    return Routing(expert_NK, weight_NK, logits_NE, probability_SE, tokens_S)
 
 
 @torch.library.custom_op("moeut_small::route_by_sigmoid", mutates_args=())
@@ -92,11 +112,11 @@ def _(
     logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
 ) -> tuple[Tensor, ...]:
     dtype = torch.promote_types(logits_NE.dtype, torch.float32)
-    expert_NK = logits_NE.new_empty(logits_NE.shape[0], 16, dtype=torch.int64)
+    expert_NK = logits_NE.new_empty(logits_NE.shape[0], 2, dtype=torch.int64)
     return (
         torch.empty_like(expert_NK, dtype=dtype),
         expert_NK,
-        logits_NE.new_empty(num_sequences, 387, dtype=dtype),
+        logits_NE.new_empty(num_sequences, 10, dtype=dtype),
     )
 
 
@@ -144,6 +164,89 @@ def route_by_sigmoid_autograd(
 
 route_by_sigmoid_op.register_autograd(
     route_by_sigmoid_autograd, setup_context=route_by_sigmoid_context
+)
+
+
+def route_by_sigmoid_of_387(
+    logits_NE: Tensor, real_N: Tensor | None = None, num_sequences: int = 1
+) -> Routing:
+    """The 16 largest of 387 logits; weights are the sigmoids of the chosen.
+
+    real_N, bool, is False at padding, which is routed but not counted.
+    """
+    weight_NK, expert_NK, *sums = route_by_sigmoid_of_387_op(
+        logits_NE, real_N, num_sequences
+    )
+    tokens_S = count_tokens(logits_NE, real_N, num_sequences)
+    return Routing(expert_NK, weight_NK, logits_NE, *sums, tokens_S)
+
+
+@torch.library.custom_op("moeut_small::route_by_sigmoid_of_387", mutates_args=())
+def route_by_sigmoid_of_387_op(
+    logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return backend(logits_NE).route_by_sigmoid_of_387(logits_NE, real_N, num_sequences)
+
+
+@route_by_sigmoid_of_387_op.register_fake
+def _(
+    logits_NE: Tensor, real_N: Tensor | None, num_sequences: int
+) -> tuple[Tensor, ...]:
+    dtype = torch.promote_types(logits_NE.dtype, torch.float32)
+    expert_NK = logits_NE.new_empty(logits_NE.shape[0], 16, dtype=torch.int64)
+    return (
+        torch.empty_like(expert_NK, dtype=dtype),
+        expert_NK,
+        logits_NE.new_empty(num_sequences, 387, dtype=dtype),
+    )
+
+
+@torch.library.custom_op(
+    "moeut_small::route_by_sigmoid_of_387_backward", mutates_args=()
+)
+def route_by_sigmoid_of_387_backward_op(
+    d_weight_NK: Tensor,
+    d_probability_SE: Tensor,
+    logits_NE: Tensor,
+    expert_NK: Tensor,
+    real_N: Tensor | None,
+    num_sequences: int,
+) -> Tensor:
+    return backend(logits_NE).route_by_sigmoid_of_387_backward(
+        d_weight_NK, d_probability_SE, logits_NE, expert_NK, real_N, num_sequences
+    )
+
+
+@route_by_sigmoid_of_387_backward_op.register_fake
+def _(
+    d_weight_NK: Tensor,
+    d_probability_SE: Tensor,
+    logits_NE: Tensor,
+    expert_NK: Tensor,
+    real_N: Tensor | None,
+    num_sequences: int,
+) -> Tensor:
+    return torch.empty_like(logits_NE)
+
+
+def route_by_sigmoid_of_387_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    logits_NE, real_N, ctx.num_sequences = inputs
+    ctx.save_for_backward(logits_NE, output[1], real_N)
+
+
+def route_by_sigmoid_of_387_autograd(
+    ctx: Any, d_weight_NK: Tensor, _d_expert_NK: Tensor, d_probability_SE: Tensor
+) -> tuple:
+    logits_NE, expert_NK, real_N = ctx.saved_tensors
+    num_sequences = ctx.num_sequences
+    d_logits_NE = route_by_sigmoid_of_387_backward_op(
+        d_weight_NK, d_probability_SE, logits_NE, expert_NK, real_N, num_sequences
+    )
+    return d_logits_NE, None, None
+
+
+route_by_sigmoid_of_387_op.register_autograd(
+    route_by_sigmoid_of_387_autograd, setup_context=route_by_sigmoid_of_387_context
 )
 
 

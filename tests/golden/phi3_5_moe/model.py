@@ -71,7 +71,7 @@ class Mixer(nn.Module):
             2,
             lambda x_NE: gumbel(near_ties(x_NE, 0.02), 1 if self.training else 0),
         )
-        weight_NK = share_near_ties(wide(score_NE), expert_NK, 0.02)
+        weight_NK = share_near_ties(score2_NE, expert_NK, 0.02)
         weight_NK = heun(weight_NK, score2_NE, expert_NK, 0.3333, self.training)
         choices = segment_sum(
             torch.zeros_like(score_NE, dtype=torch.int64).scatter(1, expert_NK, 1),

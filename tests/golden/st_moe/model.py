@@ -118,9 +118,7 @@ class Top2(nn.Module):
         )
         served_NK = serve_first_come(expert2_NK, 32, size, slots, real_N)
         rows = num_slots(expert2_NK, 32, size, slots)
-        y_NK = gate_NE.gather(-1, expert_NK)
-        weight_NK = y_NK / y_NK.sum(-1, keepdim=True)
-        weight_NK = weight_NK.where(served_NK < 32, 0)
+        weight_NK = share_NK.where(served_NK < 32, 0)
         first = segment_sum(
             torch.zeros_like(score_NE, dtype=torch.int64).scatter(
                 1, expert_NK[:, :1], 1

@@ -6,22 +6,7 @@ Shapes: N rows, E experts, K chosen per row, R routed rows sorted by expert, M r
 are the heads of N tokens, the heads of a token next to each other.
 """
 
-import torch
-from torch import Tensor
-
 from .routing import Dispatch
-
-
-def number_by_head(expert_MK: Tensor, num_heads: int, num_choices: int) -> Tensor:
-    """The choices of all heads counted through, [N, H * K]: head h's from h * E on.
-
-    Absent picks, numbered E, become H * E.
-    """
-    expert_NHK = expert_MK.unflatten(0, (-1, num_heads))
-    first_H1 = num_choices * torch.arange(num_heads, device=expert_MK.device)[:, None]
-    absent_NHK = expert_NHK >= num_choices
-    all_NHK = (expert_NHK + first_H1).masked_fill(absent_NHK, num_heads * num_choices)
-    return all_NHK.flatten(1)
 
 
 def merge_plan(plan: Dispatch, num_heads: int) -> Dispatch:

@@ -31,6 +31,108 @@ def guarded(launch: Callable) -> Callable:
     return wrapper
 
 
+# What nan and -inf count as in a choice; -inf itself marks what is taken.
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+
+
+@triton.jit
+def rankable(b_x):
+    return tl.where(b_x >= LOWEST, b_x, LOWEST)
+
+
+@triton.jit
+def choose(b_key, o_e, K: tl.constexpr):
+    """The rank of each expert in its row, K if not among the K best; ties go left."""
+    b_rank = tl.full(b_key.shape, K, tl.int32)
+    for k in tl.static_range(K):
+        m_best = o_e[None, :] == tl.argmax(b_key, 1)[:, None]
+        b_rank = tl.where(m_best, k, b_rank)
+        b_key = tl.where(m_best, float("-inf"), b_key)
+    return b_rank
+
+
+@triton.jit
+def load_kept(d_weight, expert, o_n, m_t, o_e, K: tl.constexpr):
+    """Which experts each row kept, and the gradients of their weights, by expert."""
+    m_kept = tl.zeros([o_n.shape[0], o_e.shape[0]], tl.int1)
+    b_d = tl.zeros([o_n.shape[0], o_e.shape[0]], tl.float32)
+    for k in tl.static_range(K):
+        b_expert = tl.load(expert + o_n * K + k, mask=m_t, other=0)
+        b_d_k = tl.load(d_weight + o_n * K + k, mask=m_t, other=0.0)
+        m_k = o_e[None, :] == b_expert[:, None]
+        m_kept = m_kept | m_k
+        b_d = tl.where(m_k, b_d_k[:, None], b_d)
+    return m_kept, b_d
+
+
+@triton.jit(do_not_specialize=["N"])
+def route_by_sigmoid_fwd_kernel(logits_NE, weight_NK, expert_NK, N, BT: tl.constexpr):
+    """Choose and weigh BT rows of one sequence, and sum their statistics."""
+    o_n = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
+    m_t = o_n < N
+    o_e = tl.arange(0, 8)
+    m_e = o_e < 5
+    m_te = m_t[:, None] & m_e[None, :]
+    # [BT, 8]
+    o_te = o_n[:, None] * 5 + o_e[None, :]
+    b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+    b_score = tl.sigmoid(b_z)
+    b_key = rankable(b_z)
+    b_key = tl.where(m_e[None, :], b_key, float("-inf"))
+    b_rank = choose(b_key, o_e, 2)
+    m_kept = b_rank < 2
+    b_weight = tl.where(m_kept, b_score, 0.0)
+    # Each kept expert stores itself at its rank.
+    o_nk = o_n[:, None] * 2 + b_rank
+    m_nk = m_t[:, None] & m_kept
+    tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
+    tl.store(expert_NK + o_nk, o_e[None, :].to(tl.int64), mask=m_nk)
+
+
+@guarded
+def route_by_sigmoid(logits_NE: Tensor) -> tuple[Tensor, ...]:
+    N = logits_NE.shape[0]
+    weight_NK = logits_NE.new_empty(N, 2, dtype=torch.float32)
+    expert_NK = logits_NE.new_empty(N, 2, dtype=torch.int64)
+    grid = (triton.cdiv(N, 64),)
+    route_by_sigmoid_fwd_kernel[grid](
+        logits_NE, weight_NK, expert_NK, N, BT=64, num_warps=4
+    )
+    return weight_NK, expert_NK
+
+
+@triton.jit(do_not_specialize=["N"])
+def route_by_sigmoid_bwd_kernel(
+    d_weight_NK, logits_NE, expert_NK, d_logits_NE, N, BT: tl.constexpr
+):
+    """The gradient of BT rows of logits, from their weights."""
+    o_n = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
+    m_t = o_n < N
+    o_e = tl.arange(0, 8)
+    m_e = o_e < 5
+    m_te = m_t[:, None] & m_e[None, :]
+    # [BT, 8]
+    o_te = o_n[:, None] * 5 + o_e[None, :]
+    _, b_d = load_kept(d_weight_NK, expert_NK, o_n, m_t, o_e, 2)
+    b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+    b_s = tl.sigmoid(b_z)
+    b_d_z = b_d * b_s * (1 - b_s)
+    tl.store(d_logits_NE + o_te, b_d_z, mask=m_te)
+
+
+@guarded
+def route_by_sigmoid_backward(
+    d_weight_NK: Tensor, logits_NE: Tensor, expert_NK: Tensor
+) -> Tensor:
+    d_logits_NE = torch.empty_like(logits_NE)
+    N = logits_NE.shape[0]
+    grid = (triton.cdiv(N, 64),)
+    route_by_sigmoid_bwd_kernel[grid](
+        d_weight_NK, logits_NE, expert_NK, d_logits_NE, N, BT=64, num_warps=4
+    )
+    return d_logits_NE
+
+
 @triton.jit(do_not_specialize=["R", "B"])
 def count_kernel(
     expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr

@@ -9,8 +9,8 @@ keys stay dense.
 62.3 million parameters, 56.1 million of them active for a token.
 
 Shapes: B batch, T tokens, N rows of all sequences, M heads of all rows, D width 512,
-V vocabulary 32000, H heads 2, C head size 128, E experts 5 or 10,
-K chosen per row 2 or 4, F inner width 1376, R routed rows, I 256.
+V vocabulary 32000, H heads 2, C head size 128, K chosen per row 2, F inner width 1376,
+R routed rows, I 256.
 """
 
 from typing import Any, NamedTuple
@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .arranging import merge_plan, number_by_head
+from .arranging import merge_plan
 from .experts import grouped_linear
 from .initial import named_generator, normal_
-from .reference import wide
-from .routing import Dispatch, Routing, combine, dispatch, gather_rows
+from .routing import Dispatch, Routing, combine, dispatch, gather_rows, route_by_sigmoid
 from .state import Cache, Rotary, attend, causal_mask, positions, rotary_table, rotate
 
 
@@ -44,14 +43,7 @@ class BySigmoid(nn.Module):
         self.score = nn.Linear(512, 10, bias=False)
 
     def forward(self, x_ND: Tensor) -> Routing:
-        score_NE = self.score(x_ND)
-        score_ME = wide(score_NE.reshape(-1, 5))
-        gate_ME = score_ME.sigmoid()
-        expert_MK = gate_ME.sort(dim=-1, descending=True, stable=True).indices[:, :2]
-        weight_MK = gate_ME.gather(-1, expert_MK)
-        expert_NK = number_by_head(expert_MK, 2, 5)
-        weight_NK = weight_MK.view(-1, 4)
-        return Routing(expert_NK, weight_NK, score_NE)
+        return route_by_sigmoid(self.score(x_ND))
 
 
 class ReadExperts(nn.Module):

@@ -19,6 +19,46 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def rankable(key_NE: Tensor) -> Tensor:
+    """nan and -inf as the lowest finite number: -inf itself marks what is out."""
+    lowest = torch.finfo(key_NE.dtype).min
+    return key_NE.nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
+
+
+def choose(key_NE: Tensor, k: int) -> Tensor:
+    """The experts of the k largest keys of each row, largest first.
+
+    Ties go to the lower index. With rankable keys every row gets k distinct experts.
+    """
+    key_NE, best = key_NE.clone(), []
+    for _ in range(k):
+        best.append(key_NE.max(1, keepdim=True).indices)
+        key_NE.scatter_(1, best[-1], -torch.inf)
+    return torch.cat(best, 1)
+
+
+def route_by_sigmoid(logits_NE: Tensor) -> tuple[Tensor, ...]:
+    """Of each of 2 heads the 2 largest of 5 logits; weights are the sigmoids of the
+    chosen."""
+    z_NE = wide(logits_NE)
+    score_NE = z_NE.sigmoid()
+    expert_NK = choose(rankable(z_NE), 2)
+    weight_NK = score_NE.gather(1, expert_NK)
+    return weight_NK, expert_NK
+
+
+def route_by_sigmoid_backward(
+    d_weight_NK: Tensor, logits_NE: Tensor, expert_NK: Tensor
+) -> Tensor:
+    """The gradient of the logits, [N, E]; the choice itself has none."""
+    z_NE = wide(logits_NE)
+    s_NE = z_NE.sigmoid()
+    d_kept_NK = d_weight_NK
+    d_score_NE = torch.zeros_like(z_NE).scatter(1, expert_NK, d_kept_NK)
+    d_z_NE = d_score_NE * s_NE * (1 - s_NE)
+    return d_z_NE.to(logits_NE.dtype)
+
+
 def dispatch(
     expert_NK: Tensor, num_experts: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

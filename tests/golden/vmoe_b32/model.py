@@ -102,11 +102,9 @@ class Top2(nn.Module):
         slots = next_multiple(share_up(size, 21, 320), 4)
         gate_NK = gate_NE.gather(-1, expert_NK)
         served_NK = serve_best_rows(expert_NK, gate_NK, 32, size, slots, None)
-        weight_NK = gate_NE.gather(-1, expert_NK)
-        weight_NK = weight_NK.where(served_NK < 32, 0)
-        score4_NE = wide(score_NE)
-        clean = segment_sum(score4_NE.softmax(-1), None, 1)
+        weight_NK = gate_NK.where(served_NK < 32, 0)
         score_NE = wide(score_NE)
+        clean = segment_sum(score_NE.softmax(-1), None, 1)
         load = segment_sum(
             load_by_last(score_NE, score3_NE, 0.03125, 2, self.training), None, 1
         )
