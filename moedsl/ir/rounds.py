@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moedsl.ir import deciding, ops
+from moedsl.ir import before, deciding, ops
 from moedsl.ir.depth import (
     inside,
     is_tokens,
@@ -114,8 +114,10 @@ def lower_chosen(build: Builder, recur: Recur, x: Value) -> Value:
     rounds = build.op(taken, expert, x, name="rounds")
     y = x
     first = build.op(ops.BeginRounds(), x, name="first") if recur.keys == "first" else None
+    # All rounds are one body: where it tells streams apart, the first has one of its own too.
+    alike = not loose and not is_whole(x) and not before.reads(recur.body)
     for number in range(choices.size or 0):
-        everyone = not number and not loose and not is_whole(x)
+        everyone = not number and alike
         nodes = len(build.frame.unit.nodes)
         build.shares_keys = first is not None
         y = _first(build, recur, y) if everyone else _round(build, recur, y, rounds, number)

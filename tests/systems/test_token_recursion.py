@@ -288,6 +288,17 @@ def test_rounds_with_mixtures_inside_compile():
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_a_round_has_no_decision_before_it():
+    """A router inside that goes by the one before it finds none for such a part, in the first round as in the others."""
+    text = spec(flow="layer -> rounds -> layer", ffn="sparse").replace(
+        "router pick {", "router pick {\n    score = linear + (previous(score) -> linear)\n   "
+    )
+    model = model_of(built(text))
+    output = model(tokens())
+    assert len(output.routing) == 6
+    assert not [n for n, _ in model.named_parameters() if "layer.1" in n and "previous" in n]
+
+
 def test_who_decides_is_said_once():
     assert codes(spec(DEPTHS.replace("rounds = 3\n", ""))) == ["E0426"]
     assert codes(spec(DEPTHS.replace("router = depths\n", ""))) == ["E0426"]
