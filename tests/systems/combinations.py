@@ -184,6 +184,14 @@ DEPTHS = parts(
     "gate = score -> softmax\n    select = top_k(1)\n    loss = balance(1e-2)",
     "gate = score -> sigmoid\n    choose = gate + balancing(rate = 1e-3)\n    select = top_k(1)",
 )
+# How weights start; half of the models do not say.
+STARTS = [
+    *[""] * 4,
+    "init = truncated(scale = 1, corrected = true)",
+    "init = [all = normal(scale = 2), experts = alike]",
+    "init = [all = orthogonal(0.5), embed = normal(1), feed = uniform(scale = 1, fan = out)]",
+    "init = [all = uniform(scale = 1, fan = average) -> equal_rows, router = zeros, own = by_depth]",
+]
 DENSE = parts("swiglu(24)", "mlp(24)", "geglu(20, bias = true)")
 
 
@@ -205,6 +213,7 @@ class Draw:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(f"combination {seed}")
+        self.init = random.Random(f"start {seed}").choice(STARTS)
         self.tags: set[str] = set()
         self.unranked: set[str] = set()  # routers whose picks have no first
         self.hiding: set[str] = set()  # routers whose gates may be -inf: no sum of theirs is a loss
@@ -376,6 +385,7 @@ class Draw:
                 "model drawn {",
                 f"  vocab = {VOCAB}",
                 f"  width = {WIDTH}",
+                f"  {self.init}",
                 f"  norm before, after, third, last = {self.part(NORMS)}",
                 attention,
                 one,

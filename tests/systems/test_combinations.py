@@ -45,6 +45,7 @@ def holds(seed: int) -> None:
     module = packages.imported(result.files)
     try:
         model = packages.model_class(module)()
+        begins(model, seed)
         start(model, seed)
         counted(model, result.graph)
         routing = learns(model, seed, {d.code for d in result.diagnostics})
@@ -73,6 +74,18 @@ class Run:
         if self.module is not None:
             more["cache"] = self.module.Cache()
         return self.model(ids, **more)
+
+
+def begins(model: torch.nn.Module, seed: int) -> None:
+    """Every weight has a start, the same for equal seeds."""
+    first = []
+    for _ in range(2):
+        for weight in model.parameters():
+            weight.data.fill_(torch.nan)
+        model.init_weights(seed)
+        first.append([weight.detach().clone() for weight in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*first, strict=True))
+    assert all(weight.isfinite().all() for weight in first[0])
 
 
 def start(model: torch.nn.Module, seed: int) -> None:
