@@ -193,7 +193,7 @@ class Starts(Setting):
     `[all = normal(0.02), router = zeros]`. `standard` leaves it to what is around."""
 
     words: tuple[str, ...] = ("standard",)
-    type: ClassVar[str] = "start | list by name | standard"
+    type: ClassVar[str] = "init | list by name | standard"
 
     def value(self, term: terms.Term) -> Any:
         return None if isinstance(term, terms.Word) else term

@@ -29,7 +29,7 @@ class Start(Construct):
     """What all starts share. `draws`: a start; else a change of one."""
 
     abstract: ClassVar[bool] = True
-    kind = "start"
+    kind = "init"
     draws: ClassVar[bool] = True
     wants: ClassVar[str] = "any"  # matrix: of rows and columns | bank: of experts
 

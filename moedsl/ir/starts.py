@@ -119,6 +119,7 @@ def _applied(
 
 
 def _sized(start: Start, form: str, value: float) -> Start:
+    form = form if value else "constant"  # of no size: zeros
     return replace(start, form=form, amount=number(value), value=value)
 
 
@@ -145,8 +146,9 @@ def _drawn(construct: Any, form: str, start: Start, weight: Weight) -> Start:
         if form == "uniform":  # whose bound is root(3) deviations away
             over, scale = ["3", *over], 3 * scale
         root = f"({' * '.join(over)} / {number(fan)}) ** 0.5" if over else f"{number(fan)}**-0.5"
-        start = replace(start, form=form, amount=root, value=(scale / fan) ** 0.5)
-    if form != "truncated":
+        size = (scale / fan) ** 0.5
+        start = replace(start, form=form, amount=root, value=size) if size else _sized(start, "", 0)
+    if start.form != "truncated":
         return start
     start = replace(start, cut=float(construct.cut))
     if not construct.corrected:

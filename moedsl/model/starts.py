@@ -14,7 +14,7 @@ from moedsl.syntax import ast
 if TYPE_CHECKING:
     from moedsl.model.values import Slot, Some
 
-_ONE = RecipeOf(kinds=("start",), flows=True, words=Starts.words)
+_ONE = RecipeOf(kinds=("init",), flows=True, words=Starts.words)
 _SHOWN = "`[all = normal(0.02), router = zeros]`"
 
 

@@ -17,6 +17,7 @@ from moedsl.constructs.declare import (
     Number,
     RecipeOf,
     Setting,
+    Starts,
     Words,
 )
 from moedsl.constructs.registry import constructs
@@ -82,6 +83,13 @@ class Drawn:
                         f"{self.recipe(kinds, depth)} -> {self.recipe(kinds, depth)}",
                     )
                 )
+            case Starts():
+                first, second = (self.recipe(("init",), depth) for _ in range(2))
+                names = [
+                    one(("all", "router", "bias", "down", "own", "norm", "x")) for _ in range(2)
+                ]
+                listed = f"[{names[0]} = {first}, {names[1]} = {first} -> {second}]"
+                return one((first, f"{first} -> {second}", listed))
         return self.anything(depth)
 
     def flow(self, depth: int) -> str:

@@ -260,6 +260,12 @@ def test_what_is_further_in_holds():
     assert found["layer[1].own.q"] == ("normal", 0.5)
 
 
+@pytest.mark.parametrize("said", ["normal(0)", "orthogonal(0)", "uniform(scale = 0)"])
+def test_draws_of_no_size_are_zeros(said):
+    graph = moedsl.pipeline.check(source("tiny"), (f"init = {said} -> equal_rows",)).graph
+    assert {one.form for one in starts(graph).of.values()} == {"constant"}
+
+
 def test_weights_of_every_kind_can_be_told():
     """Tables, keys, slots, autoencoders, distances, looked-up experts: `init` beside them reaches them."""
     spec = """
