@@ -34,7 +34,8 @@ def print_packages(folder: Path) -> None:
     """Print a package with the routes of each model; the only part that needs moedsl."""
     from moedsl.backend.records_view import RecordView
     from moedsl.backend.render import environment
-    from moedsl.backend.routing_view import RouteView, RoutingView, render_routing_files
+    from moedsl.backend.route_view import RouteView
+    from moedsl.backend.routing_view import RoutingView, render_routing_files
 
     for name, (experts, k, score, normalize) in MODELS.items():
         route = RouteView(

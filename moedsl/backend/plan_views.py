@@ -11,7 +11,8 @@ from moedsl.backend.losses_view import BalanceView, LossView, ZView
 from moedsl.backend.naming import identifier
 from moedsl.backend.plan_reads import Reads
 from moedsl.backend.records_view import RecordView, Statistic
-from moedsl.backend.routing_view import RouteView, RoutingView
+from moedsl.backend.route_view import RouteView
+from moedsl.backend.routing_view import RoutingView
 from moedsl.backend.runtime_view import GenerationView, GivenView, RuntimeView
 from moedsl.backend.state_view import (
     AttendView,

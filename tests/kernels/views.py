@@ -11,7 +11,8 @@ from types import ModuleType
 
 from moedsl.backend.records_view import RecordView
 from moedsl.backend.render import environment
-from moedsl.backend.routing_view import RouteView, RoutingView, render_routing_files
+from moedsl.backend.route_view import RouteView
+from moedsl.backend.routing_view import RoutingView, render_routing_files
 
 ROUTES: dict[str, tuple[RouteView, ...]] = {
     # Softmax over the kept logits, a power of two of experts, the balance loss.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from moedsl.backend.routing_view import RouteView
+from moedsl.backend.route_view import RouteView
 from moedsl.backend.runtime_view import BalanceView, ZView
 from tests.runtime.views import LOSSES, balances, package
 
