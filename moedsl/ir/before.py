@@ -166,6 +166,8 @@ def is_absent(build: Builder, term: Term) -> bool:
             return absent
         case terms.Flow(stages):
             return is_absent(build, stages[0])
+        case terms.Apply(recipe):
+            return is_absent(build, recipe)
         case terms.Arithmetic("+" | "-", left, right):
             return is_absent(build, left) and is_absent(build, right)
     return False

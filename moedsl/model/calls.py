@@ -58,7 +58,8 @@ def _recipe_call(run: Run, expr: ast.Call, env: Env, at: At, edits: Edits) -> te
     span = at.where(expr)
     entry, cls = foresee.target(run, expr.callee, env)
     takes = len(entry.parameters) if entry is not None else 0
-    config, inputs = _split(run, expr, env, takes)
+    words = foresee.words_by_position(cls) if entry is None else []
+    config, inputs = _split(run, expr, env, takes, words)
     named: tuple[ast.Argument, ...] = ()
     if inputs:
         named = tuple(a for a in config if a.name and not _is_setting(a.name, entry, cls))
@@ -84,9 +85,10 @@ def _is_setting(name: str, entry: Entry | None, cls: type[Construct] | None) -> 
 
 
 def _split(
-    run: Run, expr: ast.Call, env: Env, takes: int
+    run: Run, expr: ast.Call, env: Env, takes: int, words: list[tuple[str, ...]]
 ) -> tuple[tuple[ast.Argument, ...], tuple[ast.Argument, ...]]:
-    """What configures and what it is applied to. A declared parameter takes a tensor too."""
+    """What configures and what it is applied to. A declared parameter takes a tensor too; a word of a setting's own is
+    no tensor, whatever else has that name."""
     config: list[ast.Argument] = []
     inputs: list[ast.Argument] = []
     position = 0
@@ -94,7 +96,7 @@ def _split(
         if argument.name is not None:
             config.append(argument)
             continue
-        bound = position < takes
+        bound = position < takes or foresee.is_word(argument.value, words[position:])
         position += 1
         tensor = not bound and foresee.classify(run, argument.value, env) == "tensor"
         (inputs if tensor else config).append(argument)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moedsl.constructs.declare import Construct
+from moedsl.constructs.declare import Construct, Words
 from moedsl.model.run import Run
 from moedsl.model.scope import Entry, Env
 from moedsl.syntax import ast
@@ -46,6 +46,16 @@ def _target_of(run: Run, entry: Entry, depth: int) -> tuple[Entry | None, type[C
     else:
         cls = target(run, entry.value, entry.env, depth + 1)[1]
     return (entry if entry.parameters else None), cls
+
+
+def words_by_position(cls: type[Construct] | None) -> list[tuple[str, ...]]:
+    """The words that settings of a construct take by position."""
+    settings = [] if cls is None else [one for one in cls.settings.values() if one.positional]
+    return [one.choices if isinstance(one, Words) else () for one in settings]
+
+
+def is_word(expr: ast.Expr, words: list[tuple[str, ...]]) -> bool:
+    return isinstance(expr, ast.Path) and bool(words) and expr.name in words[0]
 
 
 def classify(run: Run, expr: ast.Expr, env: Env) -> str:
@@ -102,9 +112,14 @@ def _classified_call(run: Run, expr: ast.Call, env: Env) -> str:
     special = special_form(expr, env)
     if special is not None and expr.arguments:
         return _classified_special(run, expr, env)
-    entry, _ = target(run, expr.callee, env)
+    entry, cls = target(run, expr.callee, env)
     takes = len(entry.parameters) if entry is not None else 0
-    positional = [a.value for a in expr.arguments if a.name is None][takes:]
+    words = words_by_position(cls) if entry is None else []
+    positional = [
+        argument
+        for index, argument in enumerate(a.value for a in expr.arguments if a.name is None)
+        if index >= takes and not is_word(argument, words[index:])
+    ]
     return (
         "tensor" if any(classify(run, value, env) == "tensor" for value in positional) else "recipe"
     )
