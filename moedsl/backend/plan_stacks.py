@@ -58,7 +58,7 @@ def loop(
     printer = _Loop(writer, node, reads, run)
     lists = [*printer.entering, *(f"{name} = []" for name in printer.lists)]
     found = stretches(node.op, reads)
-    kinds = {(reads.unit(one.unit), _hands(one.unit)) for one in found}
+    kinds = {(reads.unit(one.unit), _hands(one.unit, node.op)) for one in found}
     if len(found) == len(kinds) <= FEW and (len(kinds) == 1 or not node.op.order):
         return lists + [line for stretch in found for line in printer.over(stretch, len(found))]
     return lists + printer.telling_apart(classes)
@@ -67,7 +67,9 @@ def loop(
 def stretches(stack: Stack, reads: Reads) -> list[Stretch]:
     found: list[Stretch] = []
     index = 0
-    for _, group in groupby(stack.runs, key=lambda run: (reads.unit(run[0]), _hands(run[0]))):
+    for _, group in groupby(
+        stack.runs, key=lambda run: (reads.unit(run[0]), _hands(run[0], stack))
+    ):
         runs = list(group)
         count = sum(n for _, n in runs)
         found.append(Stretch(index, count, runs[0][0]))
@@ -75,9 +77,10 @@ def stretches(stack: Stack, reads: Reads) -> list[Stretch]:
     return found
 
 
-def _hands(unit: Unit) -> tuple[tuple[str, bool], ...]:
-    """What it hands up: layers that differ in it are called differently."""
-    return tuple((getattr(tap.type, "name", ""), is_list(unit, tap)) for tap in unit.taps)
+def _hands(unit: Unit, stack: Stack) -> tuple[object, ...]:
+    """What it hands up, and on to the next: layers that differ in it are called differently."""
+    up = tuple((getattr(tap.type, "name", ""), is_list(unit, tap)) for tap in unit.taps)
+    return up, *(handed_at(unit, op) for op in fed_inputs(stack).values())
 
 
 def fed_names(stack: Stack) -> list[tuple[int, Before, str]]:
@@ -133,9 +136,11 @@ class _Loop:
 
     def telling_apart(self, classes: dict[Unit, str]) -> list[str]:
         """One loop in which layers are called by their class."""
+        stack = self.node.op
+        assert isinstance(stack, Stack)
         kinds: dict[tuple, list[Unit]] = {}
         for unit, _ in self.runs:
-            kind = kinds.setdefault((self.reads.unit(unit), _hands(unit)), [])
+            kind = kinds.setdefault((self.reads.unit(unit), _hands(unit, stack)), [])
             kind.extend([unit] if unit not in kind else [])
         lines = [f"for layer in {self.layers}:"]
         for index, units in enumerate(kinds.values()):

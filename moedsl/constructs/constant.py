@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moedsl.constructs.declare import INIT, Construct, Number
-from moedsl.ir import ops
+from moedsl.ir import hiding, ops
 
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
@@ -49,5 +49,8 @@ class Spread(Construct):
                 "wants two numbers or more for each token",
                 help="leave `spread` out where there is one choice",
             )
+            return build.poison(x)
+        if (node := hiding.hidden_in(build.frame.unit, x)) is not None:
+            hiding.refuse(build, "`spread`", self.recipe.span, node)
             return build.poison(x)
         return build.op(ops.Spread(over=build.last(x), to=self.to, least=self.least), x)

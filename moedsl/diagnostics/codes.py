@@ -101,6 +101,7 @@ CODES: dict[str, str] = {
     "E0412": "a kind of experts that the bank lacks",
     "E0420": "a selection that its router's other settings do not fit",
     "E0421": "a projection that leaves tokens out",
+    "E0422": "hidden numbers that something is made of",
     "E0425": "a rule for decoding that nothing teaches",
     "E0426": "rounds that nothing decides, or two things",
     "E0427": "a token that takes several numbers of rounds",

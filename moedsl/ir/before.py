@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from moedsl.ir import ops
+from moedsl.ir import hiding, ops
 from moedsl.ir.graph import Dim, RecordType, TensorType, Unit, Value
 from moedsl.ir.ops_before import Before
 from moedsl.ir.shapes import MAIN, Axes, stream_of
@@ -42,9 +42,14 @@ def decided(build: Builder, router: terms.Recipe, x: Value, routing: Value) -> N
     stream = stream_of(x) or stream_of(build.scope.get("x", x))
     if stream is None or routing in build.bad or not reads(router):
         return
-    score = _score_of(build, routing)
-    if score is None or not isinstance(routing.type, RecordType):
+    decider = _decider(build, routing)
+    score = None if decider is None else _score_of(decider)
+    if decider is None or score is None or not isinstance(routing.type, RecordType):
         keeps_no_score(build, router, routing)
+        return
+    if (node := hiding.hidden_in(decider, decider.nodes[-1].inputs[2])) is not None:
+        hiding.refuse(build, f"`{router.name}`, by its score before,", _spoken(router).span, node)
+        build.units.met.add(router.name)
         return
     op = Before(router=router.name, stream=stream, record=routing.type, score=score)
     _keep(build, op)
@@ -64,17 +69,21 @@ def keeps_no_score(build: Builder, router: terms.Recipe, x: Value) -> Value:
     return build.poison(x)
 
 
-def _score_of(build: Builder, routing: Value) -> TensorType | None:
-    """The type of the logits in the record, where they are one number for each choice."""
+def _decider(build: Builder, routing: Value) -> Unit | None:
+    """The router whose last step makes a record."""
     call = build.frame.unit.producer(routing)
-    if call is None or not isinstance(call.op, ops.Call):
-        return None
-    made = call.op.unit.nodes[-1]
-    if not isinstance(made.op, ops.Routed):
-        return None
+    unit = call.op.unit if call is not None and isinstance(call.op, ops.Call) else None
+    return unit if unit is not None and isinstance(unit.nodes[-1].op, ops.Routed) else None
+
+
+def _score_of(router: Unit) -> TensorType | None:
+    """The type of the logits in the record, where they are one number for each choice."""
+    made = router.nodes[-1]
+    assert isinstance(made.op, ops.Routed)
     score = made.inputs[2].type
-    whole = isinstance(score, TensorType) and score.dims[-1].size == made.op.choices.size
-    return score if whole and isinstance(score, TensorType) else None
+    if not isinstance(score, TensorType) or score.dims[-1].size != made.op.choices.size:
+        return None
+    return score
 
 
 def _keep(build: Builder, op: Before) -> None:

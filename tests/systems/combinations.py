@@ -76,6 +76,8 @@ SCORES = parts(
     "linear -> gumbel",
     "linear -> hide(0.1)",
     "standardize -> linear",
+    "linear + (previous(score) -> linear)",
+    "float32 -> (linear + previous(score))",
 )
 # (gate, weigh): how scores become weights.
 GATES = [
@@ -83,6 +85,7 @@ GATES = [
     ("score -> softmax", "gate -> normalize"),
     ("score -> softmax(temperature = 2)", "gate"),
     ("score -> sigmoid", "gate -> normalize(eps = 1e-20) -> scale(2.5)"),
+    ("score -> spread -> softmax", "gate -> normalize"),
     ("score -> sigmoid", "gate"),
     ("score -> softplus -> sqrt", "gate -> normalize -> scale(1.5)"),
     ("", "score -> softmax"),
@@ -146,6 +149,8 @@ BANKS = parts(
     "[full = 6 * swiglu(12), skip = 2 * zero]",
     "[full = 5 * swiglu(12), skip = zero, same = 2 * identity]",
     "[wide = 4 * swiglu(20), narrow = 4 * mlp(8)]",
+    "[full = 4 * swiglu(12), fixed = 2 * replace, same = identity, skip = zero]",
+    "8 * (swiglu(12) + constant)",
 )
 SHARED = parts(
     "none", "swiglu(12)", "2 * swiglu(8)", "swiglu(12) * (linear(1) -> sigmoid)", "geglu(8)"
@@ -172,6 +177,11 @@ MERGED = [
     *parts("segment(4, lag = 1)", "segment(3, lag = 1, first = own)", tags="whole"),
     *parts("sequence", tags="future whole"),
 ]
+# An expert with names of its own: a token and a learned vector, mixed as the token says.
+REPLACE = """  block replace {
+    let mix = x -> linear(2) -> softmax
+    x = x * (mix -> part(0, of = 2)) + (x -> constant) * (mix -> part(1, of = 2))
+  }"""
 # Blocks that serve some of the tokens; without a rule for decoding they look ahead.
 RANKED = parts("select = top(40%)", "select = top(5)", "select = above(50%)")
 ROUTED = parts(
@@ -226,6 +236,9 @@ class Draw:
     def router(self, name: str, drops: bool = True) -> str:
         """Without `drops` for projections: no residual saves a token there."""
         gate, weigh = self.random.choice(GATES)
+        score = self.part(SCORES)
+        if "hide" in score:
+            gate = gate.replace("spread -> ", "")  # hidden numbers have no deviation
         choosing = drops and self.random.random() < 0.12
         select = self.part(EXPERTS_CHOOSE if choosing else SELECTIONS)
         if choosing:
@@ -246,9 +259,11 @@ class Draw:
             room = ""  # a next choice is the next of all
         if not drops:
             room = "overflow = zero"  # a token may get nothing, and that is meant
+        if "gumbel" in select and "hide" in score:
+            score = "linear"  # what is hidden may be drawn, and weighs nothing
         estimator = self.random.choice(ESTIMATORS if "in_turn" in select else ESTIMATORS[:2])
         lines = [
-            f"score = {self.part(SCORES)}",
+            f"score = {score}",
             f"gate = {gate}" if gate else "",
             f"choose = {choose}" if choose else "",
             f"select = {select}",
@@ -388,6 +403,7 @@ class Draw:
                 f"  {self.init}",
                 f"  norm before, after, third, last = {self.part(NORMS)}",
                 attention,
+                REPLACE if "replace" in mixtures else "",
                 one,
                 two,
                 mixtures,

@@ -7,6 +7,7 @@ is handed from layer to layer), config.json of the 7B base model; Jin et al., 20
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -64,13 +65,25 @@ def attention(x_TD: Tensor, w: Weights, at: str) -> Tensor:
 
 
 def expert(e: int, x: Tensor, w: Weights, at: str) -> Tensor:
+    own = {
+        re.split(r"[._]", name)[-1]: each
+        for name, each in w.items()
+        if name.startswith(f"{at}.experts")
+    }
     if e < 16:
-        gate, up = (w[f"{at}.experts_full.gate_up"][e] @ x).chunk(2)
-        return w[f"{at}.experts_full.down"][e] @ (F.silu(gate) * up)
+        gate, up = (own["up"][e] @ x).chunk(2)
+        return own["down"][e] @ (F.silu(gate) * up)
     if e < 18:
-        one, two = (w[f"{at}.experts_fixed.linear"][e - 16] @ x).softmax(0)
-        return one * x + two * w[f"{at}.experts_fixed.constant"][e - 16]
+        one, two = (own["linear"][e - 16] @ x).softmax(0)
+        return one * x + two * own["constant"][e - 16]
     return x if e == 18 else torch.zeros_like(x)
+
+
+def own_score(x: Tensor, w: Weights, at: str) -> Tensor:
+    """One linear map, or two with a tanh between."""
+    if f"{at}.score.weight" in w:
+        return w[f"{at}.score.weight"] @ x
+    return w[f"{at}.score_linear_2.weight"] @ (w[f"{at}.score_linear.weight"] @ x).tanh()
 
 
 def residual(own: Tensor, before: Tensor | None, w: Weights, at: str) -> Tensor:
@@ -101,7 +114,7 @@ def mixture(
     scores, gates, out = [], [], []
     count = torch.zeros(20, dtype=torch.float64)
     for n, x in enumerate(x_ND):
-        own = w[f"{at}.router.score.weight"] @ x
+        own = own_score(x, w, f"{at}.router")
         scores.append(score_of(own, before[n] if before else None, w, at))
         gates.append(probability(scores[-1]))
         chosen, picks = gates[-1].topk(2)
@@ -155,6 +168,34 @@ def test_it_is_the_published_model(model: nn.Module, train: bool) -> None:
     agree(found, wanted, 1e-10, "moe_plus_plus", of="gradients")
     picked = torch.cat([r.expert_NK for r in output.routing.values()])
     assert {16, 17, 18, 19} <= set(picked.flatten().tolist())
+
+
+# The other readings that the released code has switches for.
+SWITCHES: dict[str, tuple[tuple[str, ...], Plain]] = {
+    "moe_2layer_gate, scores as they are, experts get twice their token": (
+        (
+            "pathway.score=float32 -> ((linear(160) -> tanh -> linear) + (previous(score) -> linear))",
+            "pathway.gate=score -> softmax",
+            "sparse.experts=[full = 16 * (scale(2) -> swiglu(6)), fixed = 2 * (scale(2) -> replace), "
+            "same = scale(2), skip = zero]",
+            "hub=none",
+        ),
+        (residual, lambda z: z.softmax(0), weights, expert, 2.0),
+    ),
+    "moe_use_mixtral_gating": (
+        ("pathway.gate=score -> spread", "pathway.weigh=gate -> softmax", "sparse.loss=none"),
+        (residual, lambda z: z / z.std(), lambda chosen, _: chosen.softmax(0), expert, 1.0),
+    ),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SWITCHES)
+def test_the_switches_of_the_released_code_are_said(name: str) -> None:
+    settings, plain = SWITCHES[name]
+    other = model_of(package("moe_plus_plus", (*SMALL, *settings))).eval()
+    logits, _ = plainly(dict(other.named_parameters()), plain=plain)
+    agree(other(TOKENS, mask=MASK).logits[MASK], logits, 1e-12, "moe_plus_plus")
 
 
 NAIVE: dict[str, Plain] = {

@@ -98,6 +98,27 @@ def test_it_reads_the_last_decision(layers: str, more: str, count: int) -> None:
     assert held(model) == count
 
 
+STREAMS = """  attention own { heads = 2
+    mask = none }
+  attention across { heads = 2 }
+  block encode { x += own(before(x))
+    x += four(again(x)) }
+  block decode(memory) { x += across(before(x), memory)
+    x += four(again(x)) }
+  input source = ids(vocab)
+  let memory = source -> embedding(vocab) -> 3 * encode
+"""
+
+
+def test_each_stream_has_decisions_of_its_own() -> None:
+    model = model_of(built(text("3 * decode(memory)", more=STREAMS)))
+    found = list(model(tokens(length=5), tokens()).routing.values())
+    assert [r.logits_NE.shape[0] for r in found] == [15] * 3 + [21] * 3
+    for layers in (model.encode, model.decode):
+        routers = [layer.four.router for layer in layers]
+        assert [hasattr(router, "previous") for router in routers] == [False, True, True]
+
+
 def test_scores_are_added_as_they_are_where_counts_agree() -> None:
     model = model_of(built(text("3 * layer(four)", "linear + previous(score)")))
     (_, _, first), (second, x, score), _ = decisions(model)
@@ -127,6 +148,10 @@ def test_padding_keeps_to_itself() -> None:
         (text("2 * layer(four)", "previous(score) -> linear"), "E0417"),
         (text("2 * layer(four)").replace("swiglu(8)", "(swiglu(8) -> previous(score))"), "E0417"),
         (text("layer(four) -> layer(eight)", "linear + previous(score)"), "E0418"),
+        (
+            text("2 * layer(four)", "(linear + (previous(score) -> linear)) -> hide(0.1)"),
+            "E0422",
+        ),
         (text("layer(four)"), "W1011"),
         (
             text("2 * some", more="  block some = routed(layer(four)) { select = above(50%) }\n"),
