@@ -8,7 +8,7 @@ from layer to layer is the whole record of a decision, which layers hand up anyw
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from moedsl.ir import hiding, ops
@@ -136,11 +136,9 @@ def layers(
             count -= new
 
 
-def check_alike(
-    build: Builder, unit: Unit, term: Term, runs: list[tuple[Unit, int]], index: int
-) -> None:
-    """What comes back is the layer that it was."""
-    if unit is [each for each, count in runs for _ in range(count)][index]:
+def check_alike(build: Builder, unit: Unit, term: Term, first: Unit) -> None:
+    """What comes back is what it was at first."""
+    if unit is first or unit.decides.keys() != first.decides.keys() or not reads(term):
         return
     build.sink.error(
         "E0208",
@@ -149,6 +147,17 @@ def check_alike(
         "reads `previous(score)` from its second run on",
         help="let a layer of its own decide first: `first -> 3 * (one -> two)`",
     )
+
+
+@contextmanager
+def apart(build: Builder) -> Iterator[None]:
+    """Inside a block that serves some of the tokens, perhaps round after round: it is one body for all of them, so it
+    neither reads what was decided before nor leaves anything for those after it."""
+    frame = build.frame
+    before, decides = frame.before, dict(frame.unit.decides)
+    frame.before = {}
+    yield
+    frame.before, frame.unit.decides = before, decides
 
 
 def _about(op: Before, stream: Dim) -> Before:

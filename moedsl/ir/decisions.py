@@ -46,8 +46,11 @@ def decisions(unit: Unit, node: Node) -> dict[Op, Decision]:
     if not called:
         return own
     for op in dict.fromkeys(op for callee in called for op in made_for_others(callee)):
-        index, back = _handed(node, op)
-        own[around(node, op)] = Decision(node.outputs[index], back)
+        here = around(node, op)
+        assert isinstance(here, Before)
+        if (here.router, here.stream) in unit.decides:
+            index, back = _handed(node, op)
+            own[here] = Decision(node.outputs[index], back)
     return own
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from moedsl.ir import ops
+from moedsl.ir import before, ops
 from moedsl.ir.capacity import phases
 from moedsl.ir.depth_rules import ONE, Rules, rules_of
 from moedsl.ir.graph import Dim, RecordType, TensorType, Value
@@ -154,7 +154,7 @@ def inside(build: Builder, routed: Serving, own: Value, chosen: Value | None) ->
         if chosen is not None and stream_of(value) == MAIN:
             parts[name] = build.op(ops.TakeChosen(stream=stream), value, chosen, name=name)
     first = len(build.frame.unit.nodes)
-    with build.body(x=own, **parts):
+    with build.body(x=own, **parts), before.apart(build):
         if isinstance(body, terms.Recipe):
             if body.tied:
                 build.units.stands_inside(body.tied, body.span)

@@ -41,5 +41,6 @@ class Frame:
     heads: Dim | None = None  # those that a router decides for
     ambients: dict[Op, Value] = field(default_factory=dict)
     stacked: set[str] = field(default_factory=set)  # tied layers that stand in a stack
+    tied: dict[str, Unit] = field(default_factory=dict)  # what stands at several places
     before: dict[tuple[str, Dim], Before] = field(default_factory=dict)  # who decided last
     inits: tuple[Init, ...] = ()  # what is said here about how weights start, outermost first

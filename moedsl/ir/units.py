@@ -53,6 +53,9 @@ class Units:
         axes = local_axes(value for _, value in inputs)
         unit = self.unit(recipe, inputs, width, extra, axes)
         before.outside(build, unit.decides, axes)
+        if recipe.tied:
+            first = build.frame.tied.setdefault(recipe.tied, unit)
+            before.check_alike(build, unit, recipe, first)
         outputs = build.many(
             ops.Call(unit=unit, axes=renamed(axes)),
             *(value for _, value in inputs),
@@ -82,7 +85,7 @@ class Units:
             if name and (name in tied or count > 1):
                 self.comes_back(unit, term.span)
             if name in tied:
-                before.check_alike(build, unit, term, found, tied[name])
+                before.check_alike(build, unit, term, layer_of(found, tied[name]))
                 order += [tied[name]] * count
                 continue
             if name:
@@ -254,6 +257,10 @@ class _Opened:
         self.unit.wants = list(frame.ambients)
         self.unit.ambients = list(frame.ambients.values())
         self.units.done.append(self.unit)
+
+
+def layer_of(runs: list[tuple[Unit, int]], index: int) -> Unit:
+    return [unit for unit, count in runs for _ in range(count)][index]
 
 
 def _below(unit: Unit) -> Iterator[Node]:

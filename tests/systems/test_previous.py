@@ -119,6 +119,23 @@ def test_each_stream_has_decisions_of_its_own() -> None:
         assert [hasattr(router, "previous") for router in routers] == [False, True, True]
 
 
+ROUNDS = """  block some = recur(layer(four)) {
+    rounds = 3
+    router = router(score = linear, gate = score -> sigmoid, select = top_k(1))
+  }
+"""
+
+
+@pytest.mark.parametrize("layers", ["layer(four) -> 2 * some", "2 * (some -> layer(four))"])
+def test_rounds_are_alike(layers: str) -> None:
+    """A block that comes back, for some of the tokens, neither reads what was decided before nor leaves anything."""
+    model = model_of(built(text(layers, more=ROUNDS)))
+    assert model(tokens()).logits.isfinite().all()
+    routers = [m for m in model.modules() if "Pick" in type(m).__name__]
+    reading = [hasattr(router, "previous") for router in routers]
+    assert reading == ([False] * 3 if layers.startswith("layer") else [False, False, False, True])
+
+
 def test_scores_are_added_as_they_are_where_counts_agree() -> None:
     model = model_of(built(text("3 * layer(four)", "linear + previous(score)")))
     (_, _, first), (second, x, score), _ = decisions(model)
@@ -158,6 +175,13 @@ def test_padding_keeps_to_itself() -> None:
             "W1011",
         ),
         (text("3 * one", more="  tied one = layer(four)\n"), "E0208"),
+        (
+            text(
+                "2 * both",
+                more="  block both { tied one = four\n x += one(before(x))\n x += one(again(x)) }\n",
+            ),
+            "E0208",
+        ),
         (text("2 * layer(four)").replace(PICKS, "select = soft(slots = 1)"), "E0208"),
         (
             text("2 * layer(many)", more="  moe many { router = pick\n experts = 16 * mlp(1) }\n")
