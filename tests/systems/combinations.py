@@ -376,6 +376,7 @@ class Draw:
         dense = f"layer({self.part(DENSE)})" if "route" not in block else "layer(first)"
         some = ""
         if routes:
+            one = one.replace(", spare = 30%", "")  # whole sequences are spared
             balanced = "balancing" in one + two + attention  # follows the load of one place
             again = r.random() < 0.4 and not balanced
             some = self.again(attention) if again else self.some()
