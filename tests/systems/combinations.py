@@ -369,6 +369,7 @@ class Draw:
         r = self.random
         one, two = self.router("one"), self.router("two")
         mixtures = self.mixture("first", "one") + "\n" + self.mixture("second", "two")
+        replace = REPLACE if "replace" in mixtures else ""
         routes = r.random() < 0.2
         attention, block = self.attention(), self.block()
         if "router = three" in attention:
@@ -401,10 +402,10 @@ class Draw:
                 "model drawn {",
                 f"  vocab = {VOCAB}",
                 f"  width = {WIDTH}",
-                f"  {self.init}",
+                "" if "constant" in mixtures + replace else f"  {self.init}",  # for matrices
                 f"  norm before, after, third, last = {self.part(NORMS)}",
                 attention,
-                REPLACE if "replace" in mixtures else "",
+                replace,
                 one,
                 two,
                 mixtures,
