@@ -146,7 +146,7 @@ def _drawn(construct: Any, form: str, start: Start, weight: Weight) -> Start:
         if form == "uniform":  # whose bound is root(3) deviations away
             over, scale = ["3", *over], 3 * scale
         root = f"({' * '.join(over)} / {number(fan)}) ** 0.5" if over else f"{number(fan)}**-0.5"
-        size = (scale / fan) ** 0.5
+        size = (scale / fan) ** 0.5 if fan else 0.0
         start = replace(start, form=form, amount=root, value=size) if size else _sized(start, "", 0)
     if start.form != "truncated":
         return start
