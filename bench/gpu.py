@@ -1,4 +1,4 @@
-"""Correctness, then speed, of printed routing on this machine's GPU: `python bench/gpu.py build/gpu`.
+"""Correctness, then speed, of printed routing and experts on this machine's GPU: `python bench/gpu.py build/gpu`.
 
 Where moedsl can be imported its packages are printed first (`--print` stops there), so that the GPU
 machine itself needs torch, Triton and the folder, and no network. Parts run with the worst risks
@@ -8,7 +8,10 @@ first, each within its minutes; every finding is a JSON line, written as it come
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gpu_experts
 import models as bench_models
 import routing as bench_routing
 import torch
@@ -66,29 +70,45 @@ class Results:
         self.file, self.common, self.failures = file, common, 0
 
     def add(self, part: str, **line: object) -> None:
+        self.failures += line["ok"] is False
         text = json.dumps({"part": part, **line, **self.common})
         with self.file.open("a") as out:
             out.write(text + "\n")
         print(text, flush=True)
 
-    def attempt(self, part: str, case: str, run: Callable[[], dict | None]) -> None:
-        """One case; a failure is a line like any other, and the next case still runs."""
-        start = time.perf_counter()
-        try:
-            found = run() or {}
-            self.add(
-                part, case=case, ok=True, seconds=round(time.perf_counter() - start, 2), **found
-            )
-        except Exception as error:
-            self.failures += 1
-            tail = traceback.format_exc(limit=-3)[-1500:]
-            self.add(
-                part,
-                case=case,
-                ok=False,
-                error=f"{type(error).__name__}: {error}"[:1500],
-                trace=tail,
-            )
+
+def attempt(case: str, run: Callable[[], dict | None]) -> dict:
+    """One case; a failure is a line like any other, and the next case still runs."""
+    start = time.perf_counter()
+    try:
+        found = run() or {}
+        return {"case": case, "ok": True, "seconds": round(time.perf_counter() - start, 2), **found}
+    except Exception as error:
+        tail = traceback.format_exc(limit=-3)[-1500:]
+        return {
+            "case": case,
+            "ok": False,
+            "error": f"{type(error).__name__}: {error}"[:1500],
+            "trace": tail,
+        }
+
+
+def attempt_at(part: str, folder: Path, device: str, index: int) -> dict:
+    """A case by its place, in a process of its own."""
+    return attempt(*list(PARTS[part](folder, device))[index])
+
+
+def lines(part: str, folder: Path, device: str) -> Iterator[dict]:
+    """What becomes of the cases of a part; those that only compile and compare run side by side."""
+    cases = list(PARTS[part](folder, device))
+    if part != "correctness" or device == "cpu":
+        for case, run in cases:
+            yield attempt(case, run)
+        return
+    workers = min(12, os.cpu_count() or 1)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        work = functools.partial(attempt_at, part, folder, device)
+        yield from pool.imap(work, range(len(cases)))
 
 
 def packages(folder: Path) -> list[Path]:
@@ -107,7 +127,7 @@ def correctness(folder: Path, device: str) -> Iterator[tuple[str, Callable]]:
             yield f"{package.name} {dtype}", lambda p=package, t=dtype: agree.check(p, t, device)
 
 
-def large(folder: Path, name: str, device: str, rows: int = 8192) -> dict:
+def large(folder: Path, name: str, device: str, rows: int = 16384) -> dict:
     """Choices and order at full size, twice, bit for bit."""
     rows = rows if device == "cuda" else 40
     torch.manual_seed(0)
@@ -125,11 +145,18 @@ def large(folder: Path, name: str, device: str, rows: int = 8192) -> dict:
         if bench_routing.MODELS[name][2] == "sigmoid"
         else ()
     )
-    weight, expert, *_ = reference.route_sparse(logits, *bias, None, 1)
+    weight, expert, choices, probability = reference.route_sparse(logits, *bias, None, 1)
     # Sigmoids that differ in their last bit may trade places.
     same = (expert == routed.expert_NK).float().mean().item()
     assert same > 0.9999, f"only {same} of choices agree"
-    return {"rows": rows, "same_choices": same, "weight_error": relative(routed.weight_NK, weight)}
+    counted = routed.choices_SE - choices
+    assert counted.abs().sum() <= 2 * (expert != routed.expert_NK).sum(), "choices are miscounted"
+    errors = {
+        "weight_error": relative(routed.weight_NK, weight),
+        "probability_error": relative(routed.probability_SE, probability),
+    }
+    assert max(errors.values()) < 1e-5, errors
+    return {"rows": rows, "same_choices": same, **errors}
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -182,7 +209,7 @@ def speed(folder: Path, device: str) -> Iterator[tuple[str, Callable]]:
         for name in bench_routing.MODELS:
             yield (
                 f"{name} {rows}",
-                lambda n=name, r=rows: bench_routing.compare(folder, n, r, device, 0.5),
+                lambda n=name, r=rows: bench_routing.compare(folder, n, r, device, 0.25),
             )
 
 
@@ -191,7 +218,18 @@ def models(folder: Path, device: str) -> Iterator[tuple[str, Callable]]:
     return bench_models.cases(folder.parent / "models", device)
 
 
-PARTS = {"correctness": correctness, "models": models, "routing": speed}
+def whole_layers(folder: Path, device: str) -> Iterator[tuple[str, Callable]]:
+    """Whole mixtures: see bench/gpu_experts.py."""
+    for name in gpu_experts.SHAPES if device == "cuda" else ():
+        yield name, lambda n=name: gpu_experts.compare(folder, n)
+
+
+PARTS = {
+    "correctness": correctness,
+    "models": models,
+    "routing": speed,
+    "experts": whole_layers,
+}
 
 
 def main() -> int:
@@ -221,11 +259,11 @@ def main() -> int:
     # An interpreter takes too long for whole models, unless they are asked for.
     for part in options.part or (PARTS if device == "cuda" else ("correctness", "routing")):
         stop = time.monotonic() + 60 * MINUTES
-        for case, run in PARTS[part](folder, device):
+        for line in lines(part, folder, device):
+            results.add(part, **line)
             if time.monotonic() > stop:
-                results.add(part, case=case, ok=None, error="left out: the part's minutes are over")
-                continue
-            results.attempt(part, case, run)
+                results.add(part, case="the rest", ok=None, error="the part's minutes are over")
+                break
     print(f"{results.failures} failures; {results.file}")
     return 1 if results.failures else 0
 

@@ -90,8 +90,10 @@ class PrintedRoute(Parts):
     group_lanes: int
     group_blocks: int
     lanes: int
+    choice_lanes: int
     block_rows: int
     warps: int
+    backward_rows: int
     backward_warps: int
     summary: str
     devices: int
@@ -102,6 +104,7 @@ class PrintedRoute(Parts):
     output_gradients: tuple[str, ...]
     backward_inputs: tuple[str, ...]
     forward_arguments: tuple[str, ...]
+    sum_arguments: tuple[str, ...]
     backward_arguments: tuple[str, ...]
 
     @property
@@ -174,11 +177,13 @@ def print_route(route: RouteView) -> PrintedRoute:
         group_lanes=group_lanes,
         group_blocks=group_blocks,
         lanes=lanes,
-        # Tiles of 2048 values: 8 to a thread at 8 warps, so that nothing spills.
-        block_rows=max(1, min(64, 2048 // lanes)),
-        warps=8 if lanes >= 32 else 4,
-        # With 8 warps ptxas saves registers where groups are limited, and spills some on sm_80.
-        backward_warps=8 if lanes >= 32 and route.groups == 1 else 4,
+        choice_lanes=power_of_two(route.top_k),
+        # One warp with 16 values to a thread at most: rows meet no barrier, and nothing spills.
+        block_rows=max(1, min(32 if route.groups == 1 else 16, 512 // lanes)),
+        warps=max(1, min(8, lanes // 512)),
+        # Fewer values to a thread: the backward remembers more of each.
+        backward_rows=max(1, min(64, 512 // lanes)),
+        backward_warps=4 if lanes < 32 else 2 if lanes < 256 else max(1, min(8, lanes // 512)),
         summary=summary(route, kept_softmax, rank_scores),
         devices=route.devices,
         heads=route.heads,
@@ -200,6 +205,8 @@ def parameters(route: RouteView) -> dict[str, tuple[str, ...]]:
     defaults = ("real_N: Tensor | None = None", "num_sequences: int = 1")
     gradients = ["d_weight_NK", *(f"d_{field}" for field in smooth)]
     parts = [part_of(field) for field, _ in fields]
+    given = (*names(logits), *(["real_N"] if fields else []), "weight_NK", "expert_NK")
+    counted = ("T", "span") if fields else ("N",)
     reads_logits = bool(route.score != "identity" or route.normalize or smooth)
     return {
         "inputs": (*logits, *(segments if fields else ())),
@@ -216,12 +223,8 @@ def parameters(route: RouteView) -> dict[str, tuple[str, ...]]:
             "expert_NK: Tensor",
             *(segments if smooth else ()),
         ),
-        "forward_arguments": (
-            *names(logits),
-            *(["real_N"] if fields else []),
-            *("weight_NK", "expert_NK", *parts),
-            "T" if fields else "N",
-        ),
+        "forward_arguments": (*given, *parts, *counted),
+        "sum_arguments": (*given, *(field for field, _ in fields), *counted),
         "backward_arguments": (
             *gradients,
             *(["logits_NE"] if reads_logits else []),

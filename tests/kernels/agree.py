@@ -153,19 +153,35 @@ def check_dispatch(package: Path, device: str) -> None:
     view, kernels, reference = load(package)
     # The interpreter takes a while for each expert.
     few = (0, 130)
+    # More than 2048 picks are counted before they are placed.
+    for rows, experts, k in ((300, 20, 7), (130, 33, 17)):
+        kind = "some" if view["loose"] else "random"
+        expert = choices(kind, rows, experts, k, device)
+        compare_dispatch(view, kernels, reference, kind, expert, experts)
     for experts, k in ((1, 1), (3, 2), (8, 8), (60, 4), *([] if view["loose"] else [(64, 8)])):
         for rows in (0, 1, 7, 130) if experts <= 8 else few:
             for kind in LOOSE if view["loose"] else ("random", "hot", "half"):
                 expert = choices(kind, rows, experts, k, device)
-                for most in bounds(view, expert, experts):
-                    ours = kernels.dispatch(expert, experts, *most)
-                    theirs = reference.dispatch(expert, experts, *most)
-                    case = f"{rows} rows to {k} of {experts}, {kind}"
-                    for field, a, b in zip(FIELDS, ours, theirs, strict=True):
-                        close(f"dispatch {field}, {case}, at most {most}", a, b, 0)
+                compare_dispatch(view, kernels, reference, kind, expert, experts)
 
 
-FIELDS = ("source", "place", "count", "offset")
+def compare_dispatch(
+    view: dict,
+    kernels: ModuleType,
+    reference: ModuleType,
+    kind: str,
+    expert: Tensor,
+    experts: int,
+) -> None:
+    for most in bounds(view, expert, experts):
+        ours = kernels.dispatch(expert, experts, *most)
+        theirs = reference.dispatch(expert, experts, *most)
+        case = f"{list(expert.shape)} picks of {experts}, {kind}"
+        for field, a, b in zip(FIELDS, ours, theirs, strict=True):
+            close(f"dispatch {field}, {case}, at most {most}", a, b, 0)
+
+
+FIELDS = ("source", "place", "offset")
 
 
 def check_rows(package: Path, dtype: torch.dtype, device: str) -> None:
@@ -182,7 +198,7 @@ def compare_rows(
     package: Path, expert: Tensor, width: int, most: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     view, kernels, reference = load(package)
-    source, place, _, offset = reference.dispatch(expert, 5, *most)
+    source, place, offset = reference.dispatch(expert, 5, *most)
     (rows, k), device = expert.shape, expert.device
     x = torch.randn(rows, width, device=device, dtype=dtype)
     y = torch.randn(source.shape[0], width, device=device, dtype=dtype)
@@ -190,7 +206,7 @@ def compare_rows(
     y[int(offset[-1]) :] = float("nan")
     weight = torch.rand(rows, k, device=device)
     calls = [
-        ("gather_rows", (x, source)),
+        ("gather_rows", (x, source) if view["loose"] else (x, source, place)),
         ("gather_rows_backward", (y, place)),
         ("combine", (y, weight, place)),
         ("combine_backward", (x, y, weight.masked_fill(place < 0, float("nan")), place)),

@@ -73,19 +73,25 @@ def step_route(kernels: ModuleType, route: dict) -> None:
     from tests.kernels.agree import SMOOTH, route_inputs
 
     wants = route["statistics"]
-    z = torch.zeros(48, route["num_experts"], dtype=torch.bfloat16)
-    for inputs in route_inputs(route, wants, z, 3):
-        weight, expert, *sums = getattr(kernels, f"route_{route['name']}")(*inputs)
-        smooth = [s for name, s in zip(wants, sums, strict=True) if name in SMOOTH]
-        segments = inputs[-2:] if smooth else ()
-        getattr(kernels, f"route_{route['name']}_backward")(weight, *smooth, z, expert, *segments)
+    # Sequences for one program each, and for several.
+    for rows in (48, 480):
+        z = torch.zeros(rows, route["num_experts"], dtype=torch.bfloat16)
+        for inputs in route_inputs(route, wants, z, 3):
+            weight, expert, *sums = getattr(kernels, f"route_{route['name']}")(*inputs)
+            smooth = [s for name, s in zip(wants, sums, strict=True) if name in SMOOTH]
+            segments = inputs[-2:] if smooth else ()
+            backward = getattr(kernels, f"route_{route['name']}_backward")
+            backward(weight, *smooth, z, expert, *segments)
 
 
 def step_rows(kernels: ModuleType, view: dict) -> None:
     x, y = (torch.zeros(rows, 2048, dtype=torch.bfloat16) for rows in (8, 64))
     place = torch.zeros(8, 8, dtype=torch.int32)
     weight = torch.zeros(8, 8)
-    kernels.dispatch(place.long(), 60, *([64] if view["bounded"] else []))
+    for many in (1, 40):  # rows that each program counts, and rows that are counted before
+        kernels.dispatch(place.long().repeat(many, 1), 60, *([64] if view["bounded"] else []))
+    if not view["loose"]:
+        kernels.gather_rows(x, torch.zeros(64, dtype=torch.int32), place)
     kernels.gather_rows_backward(y, place)
     kernels.combine(y, weight, place)
     kernels.combine_backward(x, y, weight, place)

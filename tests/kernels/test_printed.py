@@ -49,11 +49,19 @@ def test_nothing_is_unused(name: str, printed: Path) -> None:
             public = file in ("routing.py", "experts.py") and ast.get_docstring(node)
             uses = len(re.findall(rf"\b{node.name}\b", everything))
             assert public or uses >= 2 or node.name in FOR_OTHERS, f"{file}: {node.name}"
-            check_parameters(file, text, node)
+            check_parameters(file, text, [node, *twins(file, node.name, texts)])
 
 
-def check_parameters(file: str, text: str, node: ast.FunctionDef) -> None:
-    read = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+def twins(file: str, name: str, texts: dict[str, str]) -> list[ast.FunctionDef]:
+    """The kernel behind a reference, or the other way round: both take what either reads."""
+    others = {"kernels.py": "reference.py", "reference.py": "kernels.py"}
+    nodes = ast.walk(ast.parse(texts[others[file]])) if file in others else ()
+    return [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == name]
+
+
+def check_parameters(file: str, text: str, nodes: list[ast.FunctionDef]) -> None:
+    node = nodes[0]
+    read = {n.id for each in nodes for n in ast.walk(each) if isinstance(n, ast.Name)}
     # An operator hands its backward what the forward does not read, and a hook has a fixed form.
     is_operator = node.name.endswith("_op") or "ctx" in {a.arg for a in node.args.args}
     for argument in node.args.args:

@@ -93,13 +93,11 @@ class Dispatch(NamedTuple):
 
     source_R: the row that each routed row is a copy of.
     place_NK: where each (row, choice) stands among the routed rows, -1 where absent.
-    count_E: the number of routed rows of each expert.
     offset_E: where the rows of each expert end, as torch's grouped_mm wants it.
     """
 
     source_R: Tensor
     place_NK: Tensor
-    count_E: Tensor
     offset_E: Tensor
 
 
@@ -114,16 +112,16 @@ def dispatch(expert_NK: Tensor, num_experts: int, most_rows: int) -> Dispatch:
 @torch.library.custom_op("gshard::dispatch", mutates_args=())
 def dispatch_op(
     expert_NK: Tensor, num_experts: int, most_rows: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     return backend(expert_NK).dispatch(expert_NK, num_experts, most_rows)
 
 
 @dispatch_op.register_fake
 def _(expert_NK: Tensor, num_experts: int, most_rows: int) -> tuple[Tensor, ...]:
     place_NK = torch.empty_like(expert_NK, dtype=torch.int32)
-    count_E = place_NK.new_empty(num_experts)
+    offset_E = place_NK.new_empty(num_experts)
     rows = min(most_rows, expert_NK.numel())
-    return place_NK.new_empty(rows), place_NK, count_E, count_E.clone()
+    return place_NK.new_empty(rows), place_NK, offset_E
 
 
 def gather_rows(x_ND: Tensor, plan: Dispatch) -> Tensor:

@@ -5,9 +5,10 @@
 Kernels read any float dtype and compute in float32. Sums over rows go block by block in
 a fixed order and never through atomics, so two runs agree bit for bit.
 
-Shapes as in reference.py, with T = N / S rows per sequence and B blocks. Prefixes: i_
-index of a program, o_ offsets, m_ mask, b_ values of a block; BT, BR, BE, BD and BB are
-the sizes of blocks of rows, routed rows, experts, columns and blocks.
+Shapes as in reference.py, with T = N / S rows per sequence and B programs, each of
+which takes a span of rows block by block. Prefixes: i_ index of a program, o_ offsets,
+m_ mask, b_ values of a block; BT, BR, BE, BK, BD and BB are the sizes of blocks of
+rows, routed rows, experts, choices, columns and programs.
 """
 
 import functools
@@ -31,103 +32,142 @@ def guarded(launch: Callable) -> Callable:
     return wrapper
 
 
+@triton.jit
+def count_experts(expert, o_r, stop, BE: tl.constexpr):
+    """How often each expert occurs among the routed rows before `stop`."""
+    b_expert = tl.load(expert + o_r, mask=o_r < stop, other=0).to(tl.int32)
+    return tl.histogram(b_expert, BE, mask=o_r < stop)
+
+
 @triton.jit(do_not_specialize=["R", "B"])
-def count_kernel(
-    expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr
-):
+def count_kernel(expert, count_EB, R, B, BE: tl.constexpr, BR: tl.constexpr):
     """How often each expert occurs in a block of routed rows."""
     i_b = tl.program_id(0)
-    o_r = i_b * BR + tl.arange(0, BR)
-    o_e = tl.arange(0, BE)
-    b_expert = tl.load(expert + o_r, mask=o_r < R, other=-1)
-    # [BR, BE]
-    b_hit = (b_expert[:, None] == o_e[None, :]).to(tl.int32)
-    tl.store(count_EB + o_e * B + i_b, tl.sum(b_hit, 0), mask=o_e < E)
+    b_count = count_experts(expert, i_b * BR + tl.arange(0, BR), R, BE)
+    tl.store(count_EB + tl.arange(0, BE) * B + i_b, b_count)
 
 
 @triton.jit(do_not_specialize=["B"])
 def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
-    """Turn the counts of one expert, in place, into where each block starts in it."""
+    """Turn the counts of one expert, in place, into those of earlier blocks."""
     i_e = tl.program_id(0)
     b_total = 0
     for i_b in range(0, B, BB):
         o_b = i_b + tl.arange(0, BB)
         p_count = count_EB + i_e * B + o_b
         b_count = tl.load(p_count, mask=o_b < B, other=0)
-        b_start = b_total + tl.cumsum(b_count, 0) - b_count
-        tl.store(p_count, b_start, mask=o_b < B)
+        tl.store(p_count, b_total + tl.cumsum(b_count, 0) - b_count, mask=o_b < B)
         b_total += tl.sum(b_count, 0)
     tl.store(count_E + i_e, b_total)
 
 
-@triton.jit(do_not_specialize=["R", "B"])
+@triton.jit(do_not_specialize=["R", "B", "span"])
 def place_kernel(
     expert,
-    start_EB,
+    earlier_EB,
     count_E,
     source_R,
     place_NK,
     offset_E,
     R,
     B,
+    span,
     K: tl.constexpr,
     E: tl.constexpr,
     BE: tl.constexpr,
     BR: tl.constexpr,
+    BC: tl.constexpr,
 ):
-    """Place routed rows after those of lower experts, of earlier blocks and earlier."""
+    """Place the rows of one span after those of lower experts and after earlier ones.
+
+    Where no counts are given each program counts all rows, which suits few of them.
+    """
     i_b = tl.program_id(0)
-    o_r = i_b * BR + tl.arange(0, BR)
-    m_r = o_r < R
+    start = i_b * span
     o_e = tl.arange(0, BE)
-    b_expert = tl.load(expert + o_r, mask=m_r, other=0).to(tl.int32)
-    b_count = tl.load(count_E + o_e, mask=o_e < E, other=0)
-    # [BR, BE]
-    m_lower = o_e[None, :] < b_expert[:, None]
-    b_place = tl.sum(tl.where(m_lower, b_count[None, :], 0), 1)
-    b_place += tl.load(start_EB + b_expert * B + i_b, mask=m_r, other=0)
-    # [BR, BR]
-    m_same = b_expert[None, :] == b_expert[:, None]
-    m_earlier = m_same & (o_r[None, :] < o_r[:, None])
-    b_place += tl.sum(m_earlier.to(tl.int32), 1)
-    tl.store(place_NK + o_r, b_place, mask=m_r)
-    tl.store(source_R + b_place, o_r // K, mask=m_r)
-    tl.store(offset_E + o_e, tl.cumsum(b_count, 0), mask=(o_e < E) & (i_b == 0))
+    if count_E is None:
+        b_count = tl.zeros([BE], tl.int32)
+        b_earlier = tl.zeros([BE], tl.int32)
+        for i_r in range(0, R, BC):
+            o_r = i_r + tl.arange(0, BC)
+            b_count += count_experts(expert, o_r, R, BE)
+            b_earlier += count_experts(expert, o_r, start, BE)
+    else:
+        b_count = tl.load(count_E + o_e)
+        b_earlier = tl.load(earlier_EB + o_e * B + i_b)
+    b_offset = tl.cumsum(b_count, 0)
+    tl.store(offset_E + o_e, b_offset, mask=(o_e < E) & (i_b == 0))
+    # Where the next row of each expert goes.
+    b_next = b_offset - b_count + b_earlier
+    for i_r in range(start, tl.minimum(start + span, R), BR):
+        o_r = i_r + tl.arange(0, BR)
+        m_r = o_r < R
+        b_expert = tl.load(expert + o_r, mask=m_r, other=0).to(tl.int32)
+        # [BR, BR]: the rank of each row in its block, by expert and then by row.
+        b_key = tl.where(m_r, b_expert, BE) * BR + tl.arange(0, BR)
+        b_rank = tl.sum((b_key[:, None] < b_key[None, :]).to(tl.int32), 0)
+        # Less the rows of lower experts, it counts on from where those of its own go.
+        b_here = tl.histogram(b_expert, BE, mask=m_r)
+        b_first = b_next + b_here - tl.cumsum(b_here, 0)
+        b_place = tl.gather(b_first, b_expert, 0) + b_rank
+        b_next += b_here
+        tl.store(place_NK + o_r, b_place, mask=m_r)
+        tl.store(source_R + b_place, o_r // K, mask=m_r)
 
 
 @guarded
-def dispatch(
-    expert_NK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    N, K = expert_NK.shape
-    R, E, BE = N * K, num_experts, triton.next_power_of_2(num_experts)
-    # At least one block, which stores the offsets.
-    B = max(1, triton.cdiv(R, 64))
+def dispatch(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    (N, K), E = expert_NK.shape, num_experts
+    R, BE = N * K, max(32, triton.next_power_of_2(E))
+    # At least one program, which stores the offsets.
+    span = 64 if R <= 32768 else 256
+    B = max(1, triton.cdiv(R, span))
     empty = functools.partial(torch.empty, dtype=torch.int32, device=expert_NK.device)
-    start_EB, count_E, offset_E = empty(E, B), empty(E), empty(E)
-    source_R, place_NK = empty(R), empty(N, K)
-    count_kernel[(B,)](expert_NK, start_EB, R, B, E=E, BE=BE, BR=64)
-    scan_kernel[(E,)](start_EB, count_E, B, BB=1024)
+    source_R, place_NK, offset_E = empty(R), empty(N, K), empty(E)
+    earlier_EB, count_E = None, None
+    if R > 2048:
+        earlier_EB, count_E = empty(BE, B), empty(BE)
+        count_kernel[(B,)](expert_NK, earlier_EB, R, B, BE=BE, BR=span)
+        scan_kernel[(BE,)](earlier_EB, count_E, B, BB=2048)
     place_kernel[(B,)](
         expert_NK,
-        start_EB,
+        earlier_EB,
         count_E,
         source_R,
         place_NK,
         offset_E,
         R,
         B,
+        span,
         K=K,
         E=E,
         BE=BE,
         BR=64,
+        BC=1024,
     )
-    return source_R, place_NK, count_E, offset_E
+    return source_R, place_NK, offset_E
+
+
+@triton.jit
+def gather_rows_kernel(
+    x_ND, place_NK, x_RD, D: tl.constexpr, K: tl.constexpr, BD: tl.constexpr
+):
+    """Read one row once and write it wherever it goes."""
+    i_n, i_d = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    o_d = i_d * BD + tl.arange(0, BD)
+    b_x = tl.load(x_ND + i_n * D + o_d, mask=o_d < D)
+    for k in tl.static_range(K):
+        i_r = tl.load(place_NK + i_n * K + k).to(tl.int64)
+        tl.store(x_RD + i_r * D + o_d, b_x, mask=o_d < D)
 
 
 @guarded
-def gather_rows(x_ND: Tensor, source_R: Tensor) -> Tensor:
-    return x_ND.index_select(0, source_R)
+def gather_rows(x_ND: Tensor, source_R: Tensor, place_NK: Tensor) -> Tensor:
+    (N, K), D = place_NK.shape, x_ND.shape[1]
+    x_RD = x_ND.new_empty(source_R.shape[0], D)
+    BD = min(1024, triton.next_power_of_2(D))
+    gather_rows_kernel[(N, triton.cdiv(D, BD))](x_ND, place_NK, x_RD, D, K, BD)
+    return x_RD
 
 
 @triton.jit

@@ -106,9 +106,7 @@ def softmax_backward(d_p_NE: Tensor, p_NE: Tensor) -> Tensor:
     return d_z_NE - p_NE * d_z_NE.sum(1, keepdim=True)
 
 
-def dispatch(
-    expert_NK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def dispatch(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the (row, choice) pairs by expert, keeping row order within one."""
     expert_R = expert_NK.flatten()
     order_R = expert_R.argsort(stable=True)
@@ -118,12 +116,11 @@ def dispatch(
     return (
         (order_R // expert_NK.shape[1]).int(),
         place_R.view_as(expert_NK).int(),
-        count_E.int(),
         count_E.cumsum(0).int(),
     )
 
 
-def gather_rows(x_ND: Tensor, source_R: Tensor) -> Tensor:
+def gather_rows(x_ND: Tensor, source_R: Tensor, place_NK: Tensor) -> Tensor:
     """Copy each routed row from its source, [R, D]."""
     return F.embedding(source_R, x_ND)
 

@@ -19,9 +19,7 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def dispatch(
-    expert_NK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def dispatch(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the (row, choice) pairs by expert, keeping row order within one."""
     expert_R = expert_NK.flatten()
     order_R = expert_R.argsort(stable=True)
@@ -31,12 +29,11 @@ def dispatch(
     return (
         (order_R // expert_NK.shape[1]).int(),
         place_R.view_as(expert_NK).int(),
-        count_E.int(),
         count_E.cumsum(0).int(),
     )
 
 
-def gather_rows(x_ND: Tensor, source_R: Tensor) -> Tensor:
+def gather_rows(x_ND: Tensor, source_R: Tensor, place_NK: Tensor) -> Tensor:
     """Copy each routed row from its source, [R, D]."""
     return F.embedding(source_R, x_ND)
 

@@ -94,9 +94,7 @@ def softmax_backward(d_p_NE: Tensor, p_NE: Tensor) -> Tensor:
     return d_z_NE - p_NE * d_z_NE.sum(1, keepdim=True)
 
 
-def dispatch(
-    expert_NK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def dispatch(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the (row, choice) pairs by expert, keeping row order within one."""
     expert_R = expert_NK.flatten()
     order_R = expert_R.argsort(stable=True)
@@ -108,7 +106,6 @@ def dispatch(
     return (
         (order_R // expert_NK.shape[1]).int(),
         place_R.view_as(expert_NK).int(),
-        count_E.int(),
         count_E.cumsum(0).int(),
     )
 

@@ -5,9 +5,10 @@
 Kernels read any float dtype and compute in float32. Sums over rows go block by block in
 a fixed order and never through atomics, so two runs agree bit for bit.
 
-Shapes as in reference.py, with T = N / S rows per sequence and B blocks. Prefixes: i_
-index of a program, o_ offsets, m_ mask, b_ values of a block; BT, BR, BE, BD and BB are
-the sizes of blocks of rows, routed rows, experts, columns and blocks.
+Shapes as in reference.py, with T = N / S rows per sequence and B programs, each of
+which takes a span of rows block by block. Prefixes: i_ index of a program, o_ offsets,
+m_ mask, b_ values of a block; BT, BR, BE, BK, BD and BB are the sizes of blocks of
+rows, routed rows, experts, choices, columns and programs.
 """
 
 import functools
@@ -31,8 +32,17 @@ def guarded(launch: Callable) -> Callable:
     return wrapper
 
 
-# What nan and -inf count as in a choice; -inf itself marks what is taken.
+@triton.jit
+def sortable(b_x):
+    """Whole numbers that rank as these do, without nan: both zeros alike."""
+    b_bits = (b_x + 0.0).to(tl.int32, bitcast=True)
+    return b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)
+
+
+# What nan and -inf count as in a choice; -inf itself marks what is ruled out.
 LOWEST = tl.constexpr(-3.4028234663852886e38)
+# What is taken: less than sortable(-inf).
+TAKEN = tl.constexpr(-0x80000000)
 
 
 @triton.jit
@@ -41,14 +51,19 @@ def rankable(b_x):
 
 
 @triton.jit
-def choose(b_key, o_e, K: tl.constexpr):
-    """The rank of each expert in its row, K if not among the K best; ties go left."""
-    b_rank = tl.full(b_key.shape, K, tl.int32)
+def choose(b_key, o_e, o_k, K: tl.constexpr):
+    """The experts of the K largest keys of each row, in order, and where they are.
+
+    Ties go left.
+    """
+    b_expert = tl.zeros([b_key.shape[0], o_k.shape[0]], tl.int32)
+    b_left = sortable(b_key)
     for k in tl.static_range(K):
-        m_best = o_e[None, :] == tl.argmax(b_key, 1)[:, None]
-        b_rank = tl.where(m_best, k, b_rank)
-        b_key = tl.where(m_best, float("-inf"), b_key)
-    return b_rank
+        m_most = b_left == tl.max(b_left, 1)[:, None]
+        b_best = tl.min(tl.where(m_most, o_e[None, :], o_e.shape[0]), 1)[:, None]
+        b_expert = tl.where(o_k[None, :] == k, b_best, b_expert)
+        b_left = tl.where(o_e[None, :] == b_best, TAKEN, b_left)
+    return b_expert, b_left == TAKEN
 
 
 @triton.jit
@@ -68,7 +83,7 @@ def load_kept(d_weight, expert, o_n, m_t, o_e, K: tl.constexpr):
 @triton.jit
 def softmax(b_z):
     b_exp = tl.exp(b_z - tl.max(rankable(b_z), 1)[:, None])
-    return b_exp / tl.sum(b_exp, 1)[:, None]
+    return b_exp * (1 / tl.sum(b_exp, 1))[:, None]
 
 
 @triton.jit
@@ -96,12 +111,12 @@ def sum_blocks_kernel(
     BB: tl.constexpr,
     BE: tl.constexpr,
 ):
-    """Add up what the blocks of one sequence found, in their order."""
+    """Add up what the programs of one sequence found, always in the same order."""
     i_e, i_s = tl.program_id(0), tl.program_id(1)
     o_e = i_e * BE + tl.arange(0, BE)
     m_e = o_e < E
-    b_choices = tl.zeros([BE], tl.int32)
-    b_probability = tl.zeros([BE], tl.float32)
+    b_choices = tl.zeros([BB, BE], tl.int32)
+    b_probability = tl.zeros([BB, BE], tl.float32)
     b_z = tl.zeros([BB], tl.float32)
     for i_b in range(0, B, BB):
         m_b = i_b + tl.arange(0, BB) < B
@@ -109,17 +124,15 @@ def sum_blocks_kernel(
         # [BB, BE]
         m_be = m_b[:, None] & m_e[None, :]
         o_be = o_b[:, None] * E + o_e[None, :]
-        b_choices += tl.sum(tl.load(choices_SBE + o_be, mask=m_be, other=0), 0)
-        b_probability += tl.sum(
-            tl.load(probability_SBE + o_be, mask=m_be, other=0.0), 0
-        )
+        b_choices += tl.load(choices_SBE + o_be, mask=m_be, other=0)
+        b_probability += tl.load(probability_SBE + o_be, mask=m_be, other=0.0)
         b_z += tl.load(z_SB + o_b, mask=m_b, other=0.0)
-    tl.store(choices_SE + i_s * E + o_e, b_choices.to(tl.int64), mask=m_e)
-    tl.store(probability_SE + i_s * E + o_e, b_probability, mask=m_e)
+    tl.store(choices_SE + i_s * E + o_e, tl.sum(b_choices, 0).to(tl.int64), mask=m_e)
+    tl.store(probability_SE + i_s * E + o_e, tl.sum(b_probability, 0), mask=m_e)
     tl.store(z_S + i_s, tl.sum(b_z, 0), mask=i_e == 0)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "span"])
 def route_top8_fwd_kernel(
     logits_NE,
     real_N,
@@ -129,41 +142,51 @@ def route_top8_fwd_kernel(
     probability_SBE,
     z_SB,
     T,
+    span,
     BT: tl.constexpr,
 ):
-    """Choose and weigh BT rows of one sequence, and sum their statistics."""
+    """Choose and weigh the rows of one span of a sequence, and sum their statistics."""
     i_b, i_s = tl.program_id(0), tl.program_id(1)
-    o_t = i_b * BT + tl.arange(0, BT)
-    m_t = o_t < T
-    o_n = i_s.to(tl.int64) * T + o_t
     o_e = tl.arange(0, 64)
-    m_te = m_t[:, None]
-    # [BT, 64]
-    o_te = o_n[:, None] * 64 + o_e[None, :]
-    b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
-    b_score = softmax(b_z)
-    b_key = rankable(b_z)
-    b_rank = choose(b_key, o_e, 8)
-    m_kept = b_rank < 8
-    b_weight = tl.where(m_kept, b_score, 0.0)
-    # Each kept expert stores itself at its rank.
-    o_nk = o_n[:, None] * 8 + b_rank
-    m_nk = m_t[:, None] & m_kept
-    tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-    tl.store(expert_NK + o_nk, o_e[None, :].to(tl.int64), mask=m_nk)
+    o_k = tl.arange(0, 8)
+    b_choices = tl.zeros([BT, 64], tl.int32)
+    b_probability = tl.zeros([BT, 64], tl.float32)
+    b_square = tl.zeros([BT], tl.float32)
+    start = i_b * span
+    for i_t in range(start, tl.minimum(start + span, T), BT):
+        o_t = i_t + tl.arange(0, BT)
+        m_t = o_t < T
+        o_n = i_s.to(tl.int64) * T + o_t
+        m_te = m_t[:, None]
+        # [BT, 64]
+        o_te = o_n[:, None] * 64 + o_e[None, :]
+        b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+        b_max = tl.max(rankable(b_z), 1)[:, None]
+        b_exp = tl.exp(b_z - b_max)
+        b_share = 1 / tl.sum(b_exp, 1)[:, None]
+        b_score = b_exp * b_share
+        b_key = rankable(b_z)
+        b_expert, m_kept = choose(b_key, o_e, o_k, 8)
+        # [BT, 8]
+        o_nk = o_n[:, None] * 8 + o_k[None, :]
+        m_nk = m_t[:, None]
+        tl.store(expert_NK + o_nk, b_expert.to(tl.int64), mask=m_nk)
+        p_kept = logits_NE + o_n[:, None] * 64 + b_expert
+        b_kept = tl.load(p_kept, mask=m_nk, other=float("-inf")).to(tl.float32)
+        b_weight = tl.exp(b_kept - b_max) * b_share
+        tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_choices += (m_kept & m_real[:, None]).to(tl.int32)
+        b_probability += tl.where(m_real[:, None], b_score, 0.0)
+        b_log_sum = log_sum_exp(b_z)
+        b_square += tl.where(m_real, b_log_sum * b_log_sum, 0.0)
 
-    m_real = m_t
-    if real_N is not None:
-        m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 64 + o_e
-    b_choices = tl.sum((m_kept & m_real[:, None]).to(tl.int32), 0)
-    tl.store(choices_SBE + o_be, b_choices)
-    b_p = b_score
-    b_probability = tl.sum(tl.where(m_real[:, None], b_p, 0.0), 0)
-    tl.store(probability_SBE + o_be, b_probability)
-    b_log_sum = log_sum_exp(b_z)
-    b_square = tl.where(m_real, b_log_sum * b_log_sum, 0.0)
+    tl.store(choices_SBE + o_be, tl.sum(b_choices, 0))
+    tl.store(probability_SBE + o_be, tl.sum(b_probability, 0))
     tl.store(z_SB + o_b, tl.sum(b_square, 0))
 
 
@@ -175,38 +198,59 @@ def route_top8(
     weight_NK = logits_NE.new_empty(N, 8, dtype=torch.float32)
     expert_NK = logits_NE.new_empty(N, 8, dtype=torch.int64)
     S, T = num_sequences, N // num_sequences
-    B = triton.cdiv(T, 32)
-    choices_SBE = logits_NE.new_empty(S, B, 64, dtype=torch.int32)
-    probability_SBE = logits_NE.new_empty(S, B, 64, dtype=torch.float32)
-    z_SB = logits_NE.new_empty(S, B, dtype=torch.float32)
     choices_SE = logits_NE.new_empty(S, 64, dtype=torch.int64)
     probability_SE = logits_NE.new_empty(S, 64, dtype=torch.float32)
     z_S = logits_NE.new_empty(S, dtype=torch.float32)
-    route_top8_fwd_kernel[(B, S)](
-        logits_NE,
-        real_N,
-        weight_NK,
-        expert_NK,
-        choices_SBE,
-        probability_SBE,
-        z_SB,
-        T,
-        BT=32,
-        num_warps=8,
-    )
-    grid = (triton.cdiv(64, 16), S)
-    sum_blocks_kernel[grid](
-        choices_SBE,
-        probability_SBE,
-        z_SB,
-        choices_SE,
-        probability_SE,
-        z_S,
-        B,
-        E=64,
-        BB=128,
-        BE=16,
-    )
+    if 0 < T <= 32:
+        # One program sees all of a sequence: what it finds are the sums themselves.
+        span = 32
+        route_top8_fwd_kernel[(1, S)](
+            logits_NE,
+            real_N,
+            weight_NK,
+            expert_NK,
+            choices_SE,
+            probability_SE,
+            z_S,
+            T,
+            span,
+            BT=32,
+            num_warps=8,
+        )
+    else:
+        # Some 1024 programs at most: what they find is soon added up.
+        blocks = triton.cdiv(T, 8)
+        span = 8 * max(1, triton.cdiv(blocks * S, 1024))
+        B = triton.cdiv(T, span)
+        choices_SBE = logits_NE.new_empty(S, B, 64, dtype=torch.int32)
+        probability_SBE = logits_NE.new_empty(S, B, 64, dtype=torch.float32)
+        z_SB = logits_NE.new_empty(S, B, dtype=torch.float32)
+        route_top8_fwd_kernel[(B, S)](
+            logits_NE,
+            real_N,
+            weight_NK,
+            expert_NK,
+            choices_SBE,
+            probability_SBE,
+            z_SB,
+            T,
+            span,
+            BT=8,
+            num_warps=1,
+        )
+        grid = (triton.cdiv(64, 4), S)
+        sum_blocks_kernel[grid](
+            choices_SBE,
+            probability_SBE,
+            z_SB,
+            choices_SE,
+            probability_SE,
+            z_S,
+            B,
+            E=64,
+            BB=512,
+            BE=4,
+        )
     return weight_NK, expert_NK, choices_SE, probability_SE, z_S
 
 
@@ -259,7 +303,7 @@ def route_top8_backward(
 ) -> Tensor:
     d_logits_NE = torch.empty_like(logits_NE)
     T = logits_NE.shape[0] // num_sequences
-    grid = (triton.cdiv(T, 32), num_sequences)
+    grid = (triton.cdiv(T, 8), num_sequences)
     route_top8_bwd_kernel[grid](
         d_weight_NK,
         d_probability_SE,
@@ -269,109 +313,148 @@ def route_top8_backward(
         real_N,
         d_logits_NE,
         T,
-        BT=32,
-        num_warps=8,
+        BT=8,
+        num_warps=2,
     )
     return d_logits_NE
 
 
+@triton.jit
+def count_experts(expert, o_r, stop, BE: tl.constexpr):
+    """How often each expert occurs among the routed rows before `stop`."""
+    b_expert = tl.load(expert + o_r, mask=o_r < stop, other=0).to(tl.int32)
+    return tl.histogram(b_expert, BE, mask=o_r < stop)
+
+
 @triton.jit(do_not_specialize=["R", "B"])
-def count_kernel(
-    expert, count_EB, R, B, E: tl.constexpr, BE: tl.constexpr, BR: tl.constexpr
-):
+def count_kernel(expert, count_EB, R, B, BE: tl.constexpr, BR: tl.constexpr):
     """How often each expert occurs in a block of routed rows."""
     i_b = tl.program_id(0)
-    o_r = i_b * BR + tl.arange(0, BR)
-    o_e = tl.arange(0, BE)
-    b_expert = tl.load(expert + o_r, mask=o_r < R, other=-1)
-    # [BR, BE]
-    b_hit = (b_expert[:, None] == o_e[None, :]).to(tl.int32)
-    tl.store(count_EB + o_e * B + i_b, tl.sum(b_hit, 0), mask=o_e < E)
+    b_count = count_experts(expert, i_b * BR + tl.arange(0, BR), R, BE)
+    tl.store(count_EB + tl.arange(0, BE) * B + i_b, b_count)
 
 
 @triton.jit(do_not_specialize=["B"])
 def scan_kernel(count_EB, count_E, B, BB: tl.constexpr):
-    """Turn the counts of one expert, in place, into where each block starts in it."""
+    """Turn the counts of one expert, in place, into those of earlier blocks."""
     i_e = tl.program_id(0)
     b_total = 0
     for i_b in range(0, B, BB):
         o_b = i_b + tl.arange(0, BB)
         p_count = count_EB + i_e * B + o_b
         b_count = tl.load(p_count, mask=o_b < B, other=0)
-        b_start = b_total + tl.cumsum(b_count, 0) - b_count
-        tl.store(p_count, b_start, mask=o_b < B)
+        tl.store(p_count, b_total + tl.cumsum(b_count, 0) - b_count, mask=o_b < B)
         b_total += tl.sum(b_count, 0)
     tl.store(count_E + i_e, b_total)
 
 
-@triton.jit(do_not_specialize=["R", "B"])
+@triton.jit(do_not_specialize=["R", "B", "span"])
 def place_kernel(
     expert,
-    start_EB,
+    earlier_EB,
     count_E,
     source_R,
     place_NK,
     offset_E,
     R,
     B,
+    span,
     K: tl.constexpr,
     E: tl.constexpr,
     BE: tl.constexpr,
     BR: tl.constexpr,
+    BC: tl.constexpr,
 ):
-    """Place routed rows after those of lower experts, of earlier blocks and earlier."""
+    """Place the rows of one span after those of lower experts and after earlier ones.
+
+    Where no counts are given each program counts all rows, which suits few of them.
+    """
     i_b = tl.program_id(0)
-    o_r = i_b * BR + tl.arange(0, BR)
-    m_r = o_r < R
+    start = i_b * span
     o_e = tl.arange(0, BE)
-    b_expert = tl.load(expert + o_r, mask=m_r, other=0).to(tl.int32)
-    b_count = tl.load(count_E + o_e, mask=o_e < E, other=0)
-    # [BR, BE]
-    m_lower = o_e[None, :] < b_expert[:, None]
-    b_place = tl.sum(tl.where(m_lower, b_count[None, :], 0), 1)
-    b_place += tl.load(start_EB + b_expert * B + i_b, mask=m_r, other=0)
-    # [BR, BR]
-    m_same = b_expert[None, :] == b_expert[:, None]
-    m_earlier = m_same & (o_r[None, :] < o_r[:, None])
-    b_place += tl.sum(m_earlier.to(tl.int32), 1)
-    tl.store(place_NK + o_r, b_place, mask=m_r)
-    tl.store(source_R + b_place, o_r // K, mask=m_r)
-    tl.store(offset_E + o_e, tl.cumsum(b_count, 0), mask=(o_e < E) & (i_b == 0))
+    if count_E is None:
+        b_count = tl.zeros([BE], tl.int32)
+        b_earlier = tl.zeros([BE], tl.int32)
+        for i_r in range(0, R, BC):
+            o_r = i_r + tl.arange(0, BC)
+            b_count += count_experts(expert, o_r, R, BE)
+            b_earlier += count_experts(expert, o_r, start, BE)
+    else:
+        b_count = tl.load(count_E + o_e)
+        b_earlier = tl.load(earlier_EB + o_e * B + i_b)
+    b_offset = tl.cumsum(b_count, 0)
+    tl.store(offset_E + o_e, b_offset, mask=(o_e < E) & (i_b == 0))
+    # Where the next row of each expert goes.
+    b_next = b_offset - b_count + b_earlier
+    for i_r in range(start, tl.minimum(start + span, R), BR):
+        o_r = i_r + tl.arange(0, BR)
+        m_r = o_r < R
+        b_expert = tl.load(expert + o_r, mask=m_r, other=0).to(tl.int32)
+        # [BR, BR]: the rank of each row in its block, by expert and then by row.
+        b_key = tl.where(m_r, b_expert, BE) * BR + tl.arange(0, BR)
+        b_rank = tl.sum((b_key[:, None] < b_key[None, :]).to(tl.int32), 0)
+        # Less the rows of lower experts, it counts on from where those of its own go.
+        b_here = tl.histogram(b_expert, BE, mask=m_r)
+        b_first = b_next + b_here - tl.cumsum(b_here, 0)
+        b_place = tl.gather(b_first, b_expert, 0) + b_rank
+        b_next += b_here
+        tl.store(place_NK + o_r, b_place, mask=m_r)
+        tl.store(source_R + b_place, o_r // K, mask=m_r)
 
 
 @guarded
-def dispatch(
-    expert_NK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    N, K = expert_NK.shape
-    R, E, BE = N * K, num_experts, triton.next_power_of_2(num_experts)
-    # At least one block, which stores the offsets.
-    B = max(1, triton.cdiv(R, 64))
+def dispatch(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    (N, K), E = expert_NK.shape, num_experts
+    R, BE = N * K, max(32, triton.next_power_of_2(E))
+    # At least one program, which stores the offsets.
+    span = 64 if R <= 32768 else 256
+    B = max(1, triton.cdiv(R, span))
     empty = functools.partial(torch.empty, dtype=torch.int32, device=expert_NK.device)
-    start_EB, count_E, offset_E = empty(E, B), empty(E), empty(E)
-    source_R, place_NK = empty(R), empty(N, K)
-    count_kernel[(B,)](expert_NK, start_EB, R, B, E=E, BE=BE, BR=64)
-    scan_kernel[(E,)](start_EB, count_E, B, BB=1024)
+    source_R, place_NK, offset_E = empty(R), empty(N, K), empty(E)
+    earlier_EB, count_E = None, None
+    if R > 2048:
+        earlier_EB, count_E = empty(BE, B), empty(BE)
+        count_kernel[(B,)](expert_NK, earlier_EB, R, B, BE=BE, BR=span)
+        scan_kernel[(BE,)](earlier_EB, count_E, B, BB=2048)
     place_kernel[(B,)](
         expert_NK,
-        start_EB,
+        earlier_EB,
         count_E,
         source_R,
         place_NK,
         offset_E,
         R,
         B,
+        span,
         K=K,
         E=E,
         BE=BE,
         BR=64,
+        BC=1024,
     )
-    return source_R, place_NK, count_E, offset_E
+    return source_R, place_NK, offset_E
+
+
+@triton.jit
+def gather_rows_kernel(
+    x_ND, place_NK, x_RD, D: tl.constexpr, K: tl.constexpr, BD: tl.constexpr
+):
+    """Read one row once and write it wherever it goes."""
+    i_n, i_d = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    o_d = i_d * BD + tl.arange(0, BD)
+    b_x = tl.load(x_ND + i_n * D + o_d, mask=o_d < D)
+    for k in tl.static_range(K):
+        i_r = tl.load(place_NK + i_n * K + k).to(tl.int64)
+        tl.store(x_RD + i_r * D + o_d, b_x, mask=o_d < D)
 
 
 @guarded
-def gather_rows(x_ND: Tensor, source_R: Tensor) -> Tensor:
-    return x_ND.index_select(0, source_R)
+def gather_rows(x_ND: Tensor, source_R: Tensor, place_NK: Tensor) -> Tensor:
+    (N, K), D = place_NK.shape, x_ND.shape[1]
+    x_RD = x_ND.new_empty(source_R.shape[0], D)
+    BD = min(1024, triton.next_power_of_2(D))
+    gather_rows_kernel[(N, triton.cdiv(D, BD))](x_ND, place_NK, x_RD, D, K, BD)
+    return x_RD
 
 
 @triton.jit

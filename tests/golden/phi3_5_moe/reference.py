@@ -26,9 +26,7 @@ def segment_sum(value_NX: Tensor, real_N: Tensor | None, num_sequences: int) -> 
     return value_NX.view(num_sequences, -1, value_NX.shape[1]).sum(1)
 
 
-def dispatch(
-    expert_NK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def dispatch(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the (row, choice) pairs by expert, keeping row order within one."""
     expert_R = expert_NK.flatten()
     order_R = expert_R.argsort(stable=True)
@@ -38,12 +36,11 @@ def dispatch(
     return (
         (order_R // expert_NK.shape[1]).int(),
         place_R.view_as(expert_NK).int(),
-        count_E.int(),
         count_E.cumsum(0).int(),
     )
 
 
-def gather_rows(x_ND: Tensor, source_R: Tensor) -> Tensor:
+def gather_rows(x_ND: Tensor, source_R: Tensor, place_NK: Tensor) -> Tensor:
     """Copy each routed row from its source, [R, D]."""
     return F.embedding(source_R, x_ND)
 

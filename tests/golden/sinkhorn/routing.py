@@ -56,13 +56,11 @@ class Dispatch(NamedTuple):
 
     source_R: the row that each routed row is a copy of.
     place_NK: where each (row, choice) stands among the routed rows.
-    count_E: the number of routed rows of each expert.
     offset_E: where the rows of each expert end, as torch's grouped_mm wants it.
     """
 
     source_R: Tensor
     place_NK: Tensor
-    count_E: Tensor
     offset_E: Tensor
 
 
@@ -72,17 +70,15 @@ def dispatch(expert_NK: Tensor, num_experts: int) -> Dispatch:
 
 
 @torch.library.custom_op("sinkhorn::dispatch", mutates_args=())
-def dispatch_op(
-    expert_NK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def dispatch_op(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     return backend(expert_NK).dispatch(expert_NK, num_experts)
 
 
 @dispatch_op.register_fake
 def _(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, ...]:
     place_NK = torch.empty_like(expert_NK, dtype=torch.int32)
-    count_E = place_NK.new_empty(num_experts)
-    return place_NK.new_empty(expert_NK.numel()), place_NK, count_E, count_E.clone()
+    offset_E = place_NK.new_empty(num_experts)
+    return place_NK.new_empty(expert_NK.numel()), place_NK, offset_E
 
 
 def gather_rows(x_ND: Tensor, plan: Dispatch) -> Tensor:
@@ -92,7 +88,7 @@ def gather_rows(x_ND: Tensor, plan: Dispatch) -> Tensor:
 
 @torch.library.custom_op("sinkhorn::gather_rows", mutates_args=())
 def gather_rows_op(x_ND: Tensor, source_R: Tensor, place_NK: Tensor) -> Tensor:
-    return backend(x_ND).gather_rows(x_ND, source_R)
+    return backend(x_ND).gather_rows(x_ND, source_R, place_NK)
 
 
 @gather_rows_op.register_fake

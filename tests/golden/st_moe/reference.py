@@ -37,7 +37,7 @@ def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:
 
 def dispatch(
     expert_NK: Tensor, num_experts: int, most_rows: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the (row, choice) pairs by expert, keeping row order within one."""
     expert_R = expert_NK.flatten()
     order_R = expert_R.argsort(stable=True)[:most_rows]
@@ -49,7 +49,6 @@ def dispatch(
     return (
         (order_R // expert_NK.shape[1]).int(),
         place_R.view_as(expert_NK).int(),
-        count_E.int(),
         count_E.cumsum(0).int(),
     )
 

@@ -13,4 +13,4 @@ def merge_plan(plan: Dispatch, num_heads: int) -> Dispatch:
     """The plan of M rows as one of N: of each token, with the picks of all heads."""
     place_NK = plan.place_NK.view(plan.place_NK.shape[0] // num_heads, -1)
     source_R = plan.source_R // num_heads
-    return Dispatch(source_R, place_NK, plan.count_E, plan.offset_E)
+    return Dispatch(source_R, place_NK, plan.offset_E)

@@ -35,9 +35,7 @@ def place_in_line(expert_GM: Tensor, num_experts: int) -> Tensor:
     return place_GM.where(expert_GM < num_experts, 0).int()
 
 
-def dispatch(
-    expert_NK: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def dispatch(expert_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the (row, choice) pairs by expert, keeping row order within one."""
     expert_R = expert_NK.flatten()
     order_R = expert_R.argsort(stable=True)
@@ -49,7 +47,6 @@ def dispatch(
     return (
         (order_R // expert_NK.shape[1]).int(),
         place_R.view_as(expert_NK).int(),
-        count_E.int(),
         count_E.cumsum(0).int(),
     )
 
