@@ -179,7 +179,7 @@ def print_route(route: RouteView) -> PrintedRoute:
         lanes=lanes,
         choice_lanes=power_of_two(route.top_k),
         # One warp with 16 values to a thread at most: rows meet no barrier, and nothing spills.
-        block_rows=max(1, min(32 if route.groups == 1 else 16, 512 // lanes)),
+        block_rows=max(1, min(32 if route.groups == 1 else 8, 512 // lanes)),
         warps=max(1, min(8, lanes // 512)),
         # Fewer values to a thread: the backward remembers more of each.
         backward_rows=max(1, min(64, 512 // lanes)),

@@ -143,6 +143,9 @@ def route_balanced_fwd_kernel(
         b_exp = tl.exp(b_z - b_max)
         b_share = 1 / tl.sum(b_exp, 1)[:, None]
         b_score = b_exp * b_share
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
         b_key = rankable(b_score + b_bias[None, :])
         b_key = tl.where(m_e[None, :], b_key, float("-inf"))
         b_expert, m_kept = choose(b_key, o_e, o_k, 12)
@@ -155,9 +158,6 @@ def route_balanced_fwd_kernel(
         b_weight = tl.exp(b_kept - b_max) * b_share
         b_weight = 6 * b_weight
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
         b_choices += (m_kept & m_real[:, None]).to(tl.int32)
 
     o_b = i_s * tl.num_programs(0) + i_b

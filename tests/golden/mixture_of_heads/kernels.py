@@ -149,6 +149,11 @@ def route_heard_fwd_kernel(
         # [BT, 8]
         o_te = o_n[:, None] * 6 + o_e[None, :]
         b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_p = softmax(b_z)
+        b_probability += tl.where(m_real[:, None], b_p, 0.0)
         b_key = rankable(b_z)
         b_key = tl.where(m_e[None, :], b_key, float("-inf"))
         b_expert, m_kept = choose(b_key, o_e, o_k, 4)
@@ -161,12 +166,7 @@ def route_heard_fwd_kernel(
         b_weight = softmax(b_kept)
         b_weight = 4 * b_weight
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
         b_choices += (m_kept & m_real[:, None]).to(tl.int32)
-        b_p = softmax(b_z)
-        b_probability += tl.where(m_real[:, None], b_p, 0.0)
 
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 6 + o_e

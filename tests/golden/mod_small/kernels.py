@@ -152,6 +152,10 @@ def route_router_fwd_kernel(
         b_exp = tl.exp(b_z - b_max)
         b_share = 1 / tl.sum(b_exp, 1)[:, None]
         b_score = b_exp * b_share
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_probability += tl.where(m_real[:, None], b_score, 0.0)
         b_key = rankable(b_z)
         b_expert, m_kept = choose(b_key, o_e, o_k, 1)
         # [BT, 1]
@@ -162,11 +166,7 @@ def route_router_fwd_kernel(
         b_kept = tl.load(p_kept, mask=m_nk, other=float("-inf")).to(tl.float32)
         b_weight = tl.exp(b_kept - b_max) * b_share
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
         b_choices += (m_kept & m_real[:, None]).to(tl.int32)
-        b_probability += tl.where(m_real[:, None], b_score, 0.0)
 
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 8 + o_e

@@ -135,6 +135,11 @@ def route_by_sigmoid_fwd_kernel(
         # [BT, 16]
         o_te = o_n[:, None] * 10 + o_e[None, :]
         b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_p = softmax(b_z)
+        b_probability += tl.where(m_real[:, None], b_p, 0.0)
         b_key = rankable(b_z)
         b_key = tl.where(m_e[None, :], b_key, float("-inf"))
         b_expert, _ = choose(b_key, o_e, o_k, 2)
@@ -146,11 +151,6 @@ def route_by_sigmoid_fwd_kernel(
         b_kept = tl.load(p_kept, mask=m_nk, other=0.0).to(tl.float32)
         b_weight = tl.sigmoid(b_kept)
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
-        b_p = softmax(b_z)
-        b_probability += tl.where(m_real[:, None], b_p, 0.0)
 
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 10 + o_e
@@ -283,6 +283,11 @@ def route_by_sigmoid_of_387_fwd_kernel(
         # [BT, 512]
         o_te = o_n[:, None] * 387 + o_e[None, :]
         b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_p = softmax(b_z)
+        b_probability += tl.where(m_real[:, None], b_p, 0.0)
         b_key = rankable(b_z)
         b_key = tl.where(m_e[None, :], b_key, float("-inf"))
         b_expert, _ = choose(b_key, o_e, o_k, 16)
@@ -294,11 +299,6 @@ def route_by_sigmoid_of_387_fwd_kernel(
         b_kept = tl.load(p_kept, mask=m_nk, other=0.0).to(tl.float32)
         b_weight = tl.sigmoid(b_kept)
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
-        b_p = softmax(b_z)
-        b_probability += tl.where(m_real[:, None], b_p, 0.0)
 
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 387 + o_e

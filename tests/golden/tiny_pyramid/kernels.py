@@ -143,6 +143,11 @@ def route_top2_fwd_kernel(
         o_te = o_n[:, None] * 4 + o_e[None, :]
         b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
         b_score = tl.sigmoid(b_z)
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_p = b_score * (1 / tl.sum(b_score, 1))[:, None]
+        b_probability += tl.where(m_real[:, None], b_p, 0.0)
         b_key = rankable(b_z)
         b_expert, m_kept = choose(b_key, o_e, o_k, 2)
         # [BT, 2]
@@ -154,12 +159,7 @@ def route_top2_fwd_kernel(
         b_weight = tl.sigmoid(b_kept)
         b_weight = b_weight / tl.sum(b_weight, 1)[:, None]
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
         b_choices += (m_kept & m_real[:, None]).to(tl.int32)
-        b_p = b_score * (1 / tl.sum(b_score, 1))[:, None]
-        b_probability += tl.where(m_real[:, None], b_p, 0.0)
 
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 4 + o_e
@@ -319,6 +319,11 @@ def route_top2_of_8_fwd_kernel(
         o_te = o_n[:, None] * 8 + o_e[None, :]
         b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
         b_score = tl.sigmoid(b_z)
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_p = b_score * (1 / tl.sum(b_score, 1))[:, None]
+        b_probability += tl.where(m_real[:, None], b_p, 0.0)
         b_key = rankable(b_z)
         b_expert, m_kept = choose(b_key, o_e, o_k, 2)
         # [BT, 2]
@@ -330,12 +335,7 @@ def route_top2_of_8_fwd_kernel(
         b_weight = tl.sigmoid(b_kept)
         b_weight = b_weight / tl.sum(b_weight, 1)[:, None]
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
         b_choices += (m_kept & m_real[:, None]).to(tl.int32)
-        b_p = b_score * (1 / tl.sum(b_score, 1))[:, None]
-        b_probability += tl.where(m_real[:, None], b_p, 0.0)
 
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 8 + o_e
@@ -495,6 +495,11 @@ def route_top2_of_16_fwd_kernel(
         o_te = o_n[:, None] * 16 + o_e[None, :]
         b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
         b_score = tl.sigmoid(b_z)
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_p = b_score * (1 / tl.sum(b_score, 1))[:, None]
+        b_probability += tl.where(m_real[:, None], b_p, 0.0)
         b_key = rankable(b_z)
         b_expert, m_kept = choose(b_key, o_e, o_k, 2)
         # [BT, 2]
@@ -506,12 +511,7 @@ def route_top2_of_16_fwd_kernel(
         b_weight = tl.sigmoid(b_kept)
         b_weight = b_weight / tl.sum(b_weight, 1)[:, None]
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
         b_choices += (m_kept & m_real[:, None]).to(tl.int32)
-        b_p = b_score * (1 / tl.sum(b_score, 1))[:, None]
-        b_probability += tl.where(m_real[:, None], b_p, 0.0)
 
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 16 + o_e

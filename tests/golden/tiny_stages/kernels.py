@@ -161,6 +161,13 @@ def route_top2_fwd_kernel(
         # [BT, 4]
         o_te = o_n[:, None] * 4 + o_e[None, :]
         b_z = tl.load(logits_NE + o_te, mask=m_te, other=float("-inf")).to(tl.float32)
+        m_real = m_t
+        if real_N is not None:
+            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
+        b_p = softmax(b_z)
+        b_probability += tl.where(m_real[:, None], b_p, 0.0)
+        b_log_sum = log_sum_exp(b_z)
+        b_square += tl.where(m_real, b_log_sum * b_log_sum, 0.0)
         b_key = rankable(b_z)
         b_expert, m_kept = choose(b_key, o_e, o_k, 2)
         # [BT, 2]
@@ -171,14 +178,7 @@ def route_top2_fwd_kernel(
         b_kept = tl.load(p_kept, mask=m_nk, other=float("-inf")).to(tl.float32)
         b_weight = softmax(b_kept)
         tl.store(weight_NK + o_nk, b_weight, mask=m_nk)
-        m_real = m_t
-        if real_N is not None:
-            m_real = m_t & (tl.load(real_N + o_n, mask=m_t, other=0) != 0)
         b_choices += (m_kept & m_real[:, None]).to(tl.int32)
-        b_p = softmax(b_z)
-        b_probability += tl.where(m_real[:, None], b_p, 0.0)
-        b_log_sum = log_sum_exp(b_z)
-        b_square += tl.where(m_real, b_log_sum * b_log_sum, 0.0)
 
     o_b = i_s * tl.num_programs(0) + i_b
     o_be = o_b * 4 + o_e
