@@ -4,23 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from moedsl.frozen import frozen
-
-Statistic = Literal[
-    "choices",
-    "first",
-    "probability",
-    "z",
-    "entropy",
-    "weight",
-    "gate",
-    "clean",
-    "load",
-    "rebuilt",
-    "visits",
-]
+from moedsl.ir.readings import Statistic
 
 # What the losses can ask for: the field of the printed Routing, and whether it has a gradient.
 FIELDS: dict[Statistic, tuple[str, bool]] = {

@@ -103,9 +103,9 @@ def trial(
         device=device,
         equal=equal,
     )
-    rivals = _contestants(specs, root, settings, target, length)
+    rivals, task = _contestants(specs, root, settings, target, length)
     budget = Budget(steps, None if steps is not None else seconds or 120.0)
-    _train(rivals, record, budget)
+    _train(rivals, task, record, budget)
     _leave(record, out)
 
 
@@ -146,8 +146,8 @@ def _contestants(
     settings: tuple[str, ...],
     target: str,
     length: int,
-) -> list[Contestant]:
-    """One for each spec; of a single spec with mixtures, its dense counterpart too."""
+) -> tuple[list[Contestant], Task]:
+    """One for each spec, and of a single spec with mixtures its dense counterpart; what all are trained on."""
     from moedsl import pipeline
     from moedsl.cli.reporting import read, require
     from moedsl.trial.contestants import Unfit, contestant, dense_result, same_task
@@ -159,27 +159,25 @@ def _contestants(
             result = require(pipeline.compile, spec, root, settings, target)
             found.append(contestant(result, length))
         if len(specs) == 1:
-            twin = dense_result(read(specs[0], root), result, settings)
-            found.append(contestant(twin, length))
-        same_task(found)
+            try:
+                twin = dense_result(read(specs[0], root), result, settings)
+                found.append(contestant(twin, length))
+            except NoTwin as error:
+                click.echo(f"note: {error}, so it is trained alone", err=True)
+        return found, same_task(found)
     except Unfit as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except NoTwin as error:
-        click.echo(f"note: {error}, so it is trained alone", err=True)
-    return found
 
 
-def _train(rivals: list[Contestant], record: TrialRecord, budget: object) -> None:
+def _train(rivals: list[Contestant], task: Task, record: TrialRecord, budget: object) -> None:
     import torch
 
     from moedsl.cli.tables import print_contestants
-    from moedsl.trial.contestants import same_task
     from moedsl.trial.tasks import Continued, Text
     from moedsl.trial.train import Runner, run
     from moedsl.trial.verdict import verdict
 
-    task = same_task(rivals)
     record.threads = torch.get_num_threads()
     record.unit, record.units, record.about = task.unit, task.units, task.about()
     runners = [Runner(rival, record.seed, record.rate, record.device) for rival in rivals]

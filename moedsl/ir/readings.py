@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from moedsl.frozen import frozen
 from moedsl.ir import arranging, keyed, ops
@@ -15,7 +15,8 @@ from moedsl.model import terms
 if TYPE_CHECKING:
     from moedsl.ir.build import Builder
 
-ORDER = (
+# In the order in which printed records have them.
+Statistic = Literal[
     "choices",
     "first",
     "probability",
@@ -27,7 +28,8 @@ ORDER = (
     "load",
     "rebuilt",
     "visits",
-)
+]
+ORDER: tuple[Statistic, ...] = get_args(Statistic)
 
 
 @frozen

@@ -49,7 +49,8 @@ def contestant(result: Result, length: int = 1) -> Contestant:
     from moedsl.ir.info import info_table
     from moedsl.load import load_package
 
-    task, times = _task(result)
+    verdict = causality(result.graph).kind
+    task, times = _task(result, verdict)
     info = info_table(result.graph, length if times == 1 else times)
     _check_memory(result.model.name, info.total.total)
     banks = sorted(
@@ -68,7 +69,7 @@ def contestant(result: Result, length: int = 1) -> Contestant:
         load_package(result.files, result.model.name),
         counts.training_flops * times,
         task,
-        causality(result.graph).kind == "decodes",
+        verdict == "decodes",
     )
 
 
@@ -84,7 +85,7 @@ def same_task(rivals: list[Contestant]) -> Task:
     return tasks[0]
 
 
-def _task(result: Result) -> tuple[Task, int]:
+def _task(result: Result, verdict: str) -> tuple[Task, int]:
     """What its inputs ask for, and how many tokens of the model a unit of it takes."""
     name, inputs = result.model.name, result.model.inputs
     kinds = [one.recipe.construct for one in inputs]
@@ -95,11 +96,10 @@ def _task(result: Result) -> tuple[Task, int]:
             f"{name} takes {' and '.join(kinds)}: a trial has text for one or two inputs of `ids`, and pictures for one "
             "of `pixels`"
         )
-    return _text(result, len(kinds)), 1
+    return _text(result, len(kinds), verdict), 1
 
 
-def _text(result: Result, inputs: int) -> Task:
-    from moedsl.checks.causality import causality
+def _text(result: Result, inputs: int, verdict: str) -> Task:
     from moedsl.ir.shapes import MAIN, stream_of
 
     name, vocab = result.model.name, result.model.setting("vocab")
@@ -107,11 +107,10 @@ def _text(result: Result, inputs: int) -> Task:
         raise Unfit(
             f"{name} is tried on bytes, which need a vocabulary of {VOCABULARY}: add --set vocab=256"
         )
-    verdict = causality(result.graph)
-    if verdict.kind not in ("causal", "decodes"):
+    if verdict not in ("causal", "decodes"):
         raise Unfit(
             f"{name} is tried by what it predicts of the next byte, and "
-            + ("it sees that" if verdict.kind == "looks ahead" else "it predicts none")
+            + ("it sees that" if verdict == "looks ahead" else "it predicts none")
         )
     text = text_task()
     if inputs == 1:

@@ -5,6 +5,7 @@ A batch is what the model takes, in the order of its inputs, and the classes tha
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from moedsl.frozen import frozen
@@ -121,7 +122,9 @@ class Pictures(Task):
         )
 
 
+@cache
 def text_task() -> Text:
+    """Of the running Python: read once for all contestants."""
     return Text(python_reference())
 
 
