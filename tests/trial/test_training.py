@@ -7,12 +7,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from moedsl.load import load_package  # noqa: E402
-from moedsl.trial.contestants import Contestant  # noqa: E402
+from moedsl.trial.contestants import Contestant, contestant  # noqa: E402
 from moedsl.trial.data import Batches, python_reference  # noqa: E402
 from moedsl.trial.record import TrialRecord  # noqa: E402
 from moedsl.trial.tasks import SHAPES, Continued, Pictures, text_task  # noqa: E402
 from moedsl.trial.train import Budget, Runner, run  # noqa: E402
 from moedsl.trial.verdict import bits, verdict  # noqa: E402
+from tests.packages import compiled  # noqa: E402
 from tests.trial.toy import FILES  # noqa: E402
 
 
@@ -103,3 +104,23 @@ def test_pictures_follow_the_seed_and_differ_by_shape():
     held_out = task.held_out(1)
     assert sum(len(targets) for _, targets in held_out) == 256
     assert not torch.equal(held_out[0][0], task.source(8, 1, 0).next()[0])
+
+
+SMALL = ("vocab=256", "width=32", "count=1", "gqa.heads=4", "gqa.kv_heads=2", "mode.experts=[full = 3 * swiglu(16), skip = zero]")  # fmt: skip
+
+
+def test_what_looks_ahead_in_training_is_measured_without_the_future():
+    rival = contestant(compiled("mod_small", SMALL), 32)
+    runner = Runner(rival, 0, 1e-2, "cpu")
+    examples = text_task().source(4, 32, 0)
+    runner.examples = examples
+    for _ in range(3):
+        runner.step(1e-2, "cpu")
+    runner.model.eval()
+    seen, _ = examples.next()
+    other = torch.cat((seen[:, :20], seen[:, 20:].flip(1) ^ 1), 1)
+    with torch.no_grad():
+        one, two = (runner.predict(each)[:, :20] for each in (seen, other))
+        torch.testing.assert_close(one, two)
+        ahead = [runner.model(each).logits[:, :20] for each in (seen, other)]
+    assert rival.decodes and not torch.allclose(*ahead, atol=1e-4)
